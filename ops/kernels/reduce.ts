@@ -1,0 +1,230 @@
+/**
+ * Sums in a fixed order, with a fused prologue and epilogue. Long sums go in two stages: every workgroup
+ * leaves a partial sum in scratch memory, a second kernel adds the partial sums.
+ *
+ * @module
+ */
+
+import { ceilDiv, type KernelSource, LINEAR_GROUP, linearGrid } from "../kernel.ts";
+import type { BoundPrologue, Lowering, Operand } from "../lower.ts";
+import { ROW_THREADS, rowFrame, SOFTWARE_LANES } from "./matrix.ts";
+
+/** [rows, cols] → [rows, 1]. */
+export function reduceColumns(to: Lowering, rows: number, cols: number): void {
+  const { parts, operands, load, width } = to.prologue();
+  const { epilogue, operands: outputs } = to.epilogue();
+  const frame = rowFrame(to.deviceClass);
+  const type = width === 4 ? "vec4f" : "f32";
+  const source: KernelSource = {
+    name: "sumColumns",
+    bindings: [...parts.bindings, ...epilogue.bindings],
+    params: ["rows", "groups", ...parts.params, ...epilogue.params],
+    usesRun: parts.usesRun || epilogue.usesRun,
+    body: `${once(parts.functions, epilogue.functions)}
+${frame.functions}
+${frame.head}
+  var sums = ${type}();
+  ${
+      frame.loop("P.groups", (c) => {
+        const { statements, value } = load("row", `(${c} * ${width}u)`, width);
+        return `${statements}\nsums += ${value};`;
+      })
+    }
+  var total = ${width === 4 ? "dot(sums, vec4f(1.0))" : "sums"};
+  ${frame.reduce("total", "sum")}
+  if (${frame.first}) { ${epilogue.store("total", "row", "0u", 1)} }
+}`,
+  };
+  to.emit({
+    source,
+    params: [rows, cols / width, ...parts.values, ...epilogue.values],
+    grid: frame.grid(rows),
+  }, { ...operands, ...outputs });
+}
+
+/** [rows, cols] → [cols]. */
+export function reduceRows(to: Lowering, rows: number, cols: number): void {
+  const prologue = to.prologue();
+  const { width } = prologue;
+  const lanes = to.deviceClass === "software" ? 8 : 64;
+  const columnGroups = ceilDiv(cols / width, lanes);
+  // Enough workgroups to fill the machine, but at least 32 rows for each.
+  const wanted = to.deviceClass === "software" ? 16 : 512;
+  const chunks = Math.max(1, Math.min(ceilDiv(rows, 32), ceilDiv(wanted, columnGroups)));
+  const partial = to.scratch(chunks * cols * 4, "partial sums");
+  columnSums(to, prologue, { rows, cols, chunks, lanes, columnGroups }, partial);
+  const { epilogue, operands } = to.epilogue();
+  const type = width === 4 ? "vec4f" : "f32";
+  to.emit({
+    source: {
+      name: "sumRowsEnd",
+      bindings: [
+        { name: "partial", type: `array<${type}>`, access: "read" },
+        ...epilogue.bindings,
+      ],
+      params: ["groups", "chunks", ...epilogue.params],
+      usesRun: epilogue.usesRun,
+      body: `${epilogue.functions}
+@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
+  let c = w.x * ${lanes}u + l.x;
+  if (c >= P.groups) { return; }
+  var total = ${type}();
+  for (var i = 0u; i < P.chunks; i++) { total += partial[i * P.groups + c]; }
+  ${epilogue.store("total", "0u", `(c * ${width}u)`, width)}
+}`,
+    },
+    params: [cols / width, chunks, ...epilogue.values],
+    grid: [columnGroups, 1, 1],
+  }, { partial, ...operands });
+}
+
+function columnSums(
+  to: Lowering,
+  { parts, operands, load, width }: BoundPrologue,
+  s: { rows: number; cols: number; chunks: number; lanes: number; columnGroups: number },
+  partial: Operand,
+): void {
+  const type = width === 4 ? "vec4f" : "f32";
+  const add = (row: string) => {
+    const { statements, value } = load(row, `(c * ${width}u)`, width);
+    return `{ ${statements}\ntotal += ${value}; }`;
+  };
+  to.emit({
+    source: {
+      name: "sumRows",
+      bindings: [...parts.bindings, {
+        name: "partial",
+        type: `array<${type}>`,
+        access: "read_write",
+      }],
+      params: ["rows", "groups", "chunk", ...parts.params],
+      usesRun: parts.usesRun,
+      body: `${parts.functions}
+@compute @workgroup_size(${s.lanes})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
+  let c = w.x * ${s.lanes}u + l.x;
+  if (c >= P.groups) { return; }
+  var total = ${type}();
+  let end = min(P.rows, (w.y + 1u) * P.chunk);
+  var r = w.y * P.chunk;
+  for (; r + 4u <= end; r += 4u) {
+    ${["r", "(r + 1u)", "(r + 2u)", "(r + 3u)"].map(add).join("\n    ")}
+  }
+  for (; r < end; r++) ${add("r")}
+  partial[w.y * P.groups + c] = total;
+}`,
+    },
+    params: [s.rows, s.cols / width, ceilDiv(s.rows, s.chunks), ...parts.values],
+    grid: [s.columnGroups, s.chunks, 1],
+  }, { ...operands, partial });
+}
+
+/** [rows, cols] → []. */
+export function reduceAll(to: Lowering, rows: number, cols: number): void {
+  const { parts, operands, load, width } = to.prologue();
+  const { epilogue, operands: outputs } = to.epilogue();
+  const count = rows * cols / width;
+  const software = to.deviceClass === "software";
+  const threads = software ? SOFTWARE_LANES : ROW_THREADS;
+  const perGroup = software ? 16384 : 2048;
+  const groups = Math.max(1, Math.min(512, ceilDiv(count, perGroup)));
+  // On a GPU a workgroup adds its threads' sums itself; lanes of a software driver leave one sum each.
+  const partials = software ? groups * threads : groups;
+  const frame = rowFrame(to.deviceClass);
+  const type = width === 4 ? "vec4f" : "f32";
+  const partial = to.scratch(partials * 4, "partial sums");
+  const add = (i: string) => {
+    const { statements, value } = load(
+      `(${i} / P.groupsPerRow)`,
+      `(${i} % P.groupsPerRow * ${width}u)`,
+      width,
+    );
+    return `{ ${statements}\ntotals += ${value}; }`;
+  };
+  // Threads walk with a stride, so that neighbours read neighbours.
+  to.emit({
+    source: {
+      name: "sumAll",
+      bindings: [...parts.bindings, { name: "partial", type: "array<f32>", access: "read_write" }],
+      params: ["count", "groupsPerRow", "threads", ...parts.params],
+      usesRun: parts.usesRun,
+      body: `${parts.functions}
+${frame.functions}
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
+  let lane = l.x;
+  let thread = ${LINEAR_GROUP} * ${threads}u + lane;
+  var totals = ${type}();
+  var n = thread;
+  for (; n + 3u * P.threads < P.count; n += 4u * P.threads) {
+    ${
+        ["n", "(n + P.threads)", "(n + 2u * P.threads)", "(n + 3u * P.threads)"].map(add).join(
+          "\n    ",
+        )
+      }
+  }
+  for (; n < P.count; n += P.threads) ${add("n")}
+  var total = ${width === 4 ? "dot(totals, vec4f(1.0))" : "totals"};
+  ${frame.reduce("total", "sum")}
+  ${software ? "partial[thread] = total;" : `if (lane == 0u) { partial[${LINEAR_GROUP}] = total; }`}
+}`,
+    },
+    params: [count, cols / width, groups * threads, ...parts.values],
+    grid: linearGrid(groups),
+  }, { ...operands, partial });
+  to.emit({
+    source: {
+      name: "sumAllEnd",
+      bindings: [{ name: "partial", type: "array<f32>", access: "read" }, ...epilogue.bindings],
+      params: ["count", ...epilogue.params],
+      usesRun: epilogue.usesRun,
+      // One thread adds in order: at most a few thousand numbers, and always in the same order.
+      body: `${epilogue.functions}
+@compute @workgroup_size(1) fn main() {
+  var total = 0.0;
+  for (var i = 0u; i < P.count; i++) { total += partial[i]; }
+  ${epilogue.store("total", "0u", "0u", 1)}
+}`,
+    },
+    params: [partials, ...epilogue.values],
+    grid: [1, 1, 1],
+  }, { partial, ...outputs });
+}
+
+/** out[c] = Σ over rows of x[r, c], for a scratch matrix with a row stride. */
+export function addColumnSums(
+  to: Lowering,
+  x: Operand,
+  out: Operand,
+  rows: number,
+  cols: number,
+  stride: number,
+): void {
+  const lanes = to.deviceClass === "software" ? 8 : 64;
+  to.emit({
+    source: {
+      name: "columnSums",
+      bindings: [
+        { name: "x", type: "array<f32>", access: "read" },
+        { name: "out", type: "array<f32>", access: "read_write" },
+      ],
+      params: ["rows", "cols", "stride"],
+      body: `@compute @workgroup_size(${lanes})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
+  let c = w.x * ${lanes}u + l.x;
+  if (c >= P.cols) { return; }
+  var total = 0.0;
+  for (var r = 0u; r < P.rows; r++) { total += x[r * P.stride + c]; }
+  out[c] = total;
+}`,
+    },
+    params: [rows, cols, stride],
+    grid: [ceilDiv(cols, lanes), 1, 1],
+  }, { x, out });
+}
+
+/** Joins function texts, each once. */
+function once(...texts: string[]): string {
+  return [...new Set(texts)].join("\n");
+}

@@ -1,0 +1,187 @@
+/**
+ * Device memory: named state that outlives programs, and the workspace that programs share for their
+ * intermediate values.
+ *
+ * @module
+ */
+
+import type { BufferView, Device } from "./device.ts";
+import { sizeOf, type Tensor } from "./tensor.ts";
+
+/** Windows start at multiples of this many bytes, which satisfies every device. */
+export const ALIGN = 256;
+
+/** Slabs larger than this are avoided: some drivers refuse single buffers of 200 MB and more. */
+const SLAB_BYTES = 128 << 20;
+
+/** Rounds up to {@link ALIGN}. */
+export function aligned(bytes: number): number {
+  return Math.ceil(bytes / ALIGN) * ALIGN;
+}
+
+/** Where a state tensor lives. */
+interface Place {
+  slab: number;
+  offset: number;
+  bytes: number;
+  shape: readonly number[];
+}
+
+/**
+ * Named tensors in a few large buffers ("slabs"), so that one kernel can update many of them at once.
+ * Gaps between tensors hold zeros.
+ *
+ * @example
+ * ```ts
+ * import { layout } from "./memory.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { slabs } = layout([["a", [3]], ["b", [100]]]);
+ * assert.deepEqual(slabs, [768]); // bytes: 256 for a, 512 for b
+ * ```
+ */
+export class StateMemory {
+  /** One buffer per slab. */
+  readonly buffers: GPUBuffer[];
+  readonly #device: Device;
+  readonly #places: Map<string, Place>;
+
+  /**
+   * @param device where to allocate
+   * @param tensors names and shapes; 4 bytes per element
+   * @param label for error messages
+   */
+  constructor(device: Device, tensors: Iterable<[string, readonly number[]]>, label: string) {
+    this.#device = device;
+    const { places, slabs } = layout(tensors);
+    this.#places = places;
+    this.buffers = slabs.map((bytes, i) => device.createBuffer(bytes, `${label} ${i}`));
+  }
+
+  /** Names of the tensors, in order of allocation. */
+  get names(): string[] {
+    return [...this.#places.keys()];
+  }
+
+  /** Shape of a tensor. */
+  shape(name: string): readonly number[] {
+    return this.#place(name).shape;
+  }
+
+  /** True if there is a tensor of this name. */
+  has(name: string): boolean {
+    return this.#places.has(name);
+  }
+
+  /** The window that a tensor occupies. */
+  view(name: string): BufferView {
+    const { slab, offset, bytes } = this.#place(name);
+    return { buffer: this.buffers[slab], offset, size: Math.ceil(bytes / 16) * 16 };
+  }
+
+  /** A whole slab. */
+  slab(index: number): BufferView {
+    const buffer = this.buffers[index];
+    return { buffer, offset: 0, size: buffer.size };
+  }
+
+  /**
+   * Sets a tensor.
+   *
+   * @throws {RangeError} if the number of values is not the tensor's
+   */
+  write(name: string, values: Float32Array | Uint32Array): void {
+    const { slab, offset, bytes } = this.#place(name);
+    if (values.byteLength !== bytes) {
+      throw new RangeError(`${name}: ${values.length} values for ${bytes / 4} elements`);
+    }
+    this.#device.write(this.buffers[slab], offset, values);
+  }
+
+  /** Reads a tensor back. */
+  async read(name: string): Promise<Float32Array> {
+    const { slab, offset, bytes } = this.#place(name);
+    return new Float32Array(await this.#device.read(this.buffers[slab], offset, bytes));
+  }
+
+  /** Frees the buffers. */
+  destroy(): void {
+    for (const buffer of this.buffers) this.#device.destroyBuffer(buffer);
+  }
+
+  #place(name: string): Place {
+    const place = this.#places.get(name);
+    if (!place) throw new Error(`there is no state named ${name}`);
+    return place;
+  }
+}
+
+/**
+ * Assigns tensors to slabs, in order: a new slab starts when the next tensor would pass 128 MiB.
+ *
+ * @returns places by name, and the size of every slab in bytes
+ */
+export function layout(
+  tensors: Iterable<[string, readonly number[]]>,
+): { places: Map<string, Place>; slabs: number[] } {
+  const places = new Map<string, Place>();
+  const slabs: number[] = [];
+  for (const [name, shape] of tensors) {
+    if (places.has(name)) throw new Error(`state ${name} is declared twice`);
+    const bytes = sizeOf(shape) * 4;
+    if (slabs.length === 0 || slabs[slabs.length - 1] + aligned(bytes) > SLAB_BYTES) slabs.push(0);
+    const slab = slabs.length - 1;
+    places.set(name, { slab, offset: slabs[slab], bytes, shape });
+    slabs[slab] += aligned(bytes);
+  }
+  return { places, slabs };
+}
+
+/**
+ * Buffers that programs share for intermediate values: programs run one after the other, and nothing in
+ * the workspace outlives a run.
+ */
+export class Workspace {
+  readonly #device: Device;
+  readonly #buffers: GPUBuffer[] = [];
+
+  /** @param device where to allocate */
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Bytes held. */
+  get bytes(): number {
+    return this.#buffers.reduce((sum, b) => sum + b.size, 0);
+  }
+
+  /**
+   * Buffers of at least the given sizes, all different. Existing ones are used first.
+   *
+   * @param sizes bytes
+   */
+  acquire(sizes: readonly number[]): GPUBuffer[] {
+    const free = [...this.#buffers].sort((a, b) => a.size - b.size);
+    const result = new Array<GPUBuffer>(sizes.length);
+    const largestFirst = sizes.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a]);
+    for (const i of largestFirst) {
+      const at = free.findIndex((b) => b.size >= sizes[i]);
+      if (at >= 0) [result[i]] = free.splice(at, 1);
+      else {
+        result[i] = this.#device.createBuffer(sizes[i], "intermediate values");
+        this.#buffers.push(result[i]);
+      }
+    }
+    return result;
+  }
+
+  /** Frees the buffers; programs that use them must not run again. */
+  destroy(): void {
+    for (const buffer of this.#buffers.splice(0)) this.#device.destroyBuffer(buffer);
+  }
+}
+
+/** Bytes of a tensor in memory. */
+export function bytesOf(t: Tensor): number {
+  return sizeOf(t.shape) * 4;
+}

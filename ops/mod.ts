@@ -1,0 +1,77 @@
+/**
+ * The engine: symbolic tensors, automatic differentiation, and programs for WebGPU.
+ *
+ * Write a step once as a pure function of tensors; {@link grad} differentiates it, {@link compile} fuses
+ * it, plans its memory and generates WGSL, and `Program.run` replays it.
+ *
+ * @module
+ */
+
+export * from "./errors.ts";
+export { key, mix32, Random } from "./random.ts";
+export {
+  constant,
+  type DType,
+  input,
+  reshape,
+  type RunContext,
+  sizeOf,
+  state,
+  type Tensor,
+  type TensorType,
+  type Values,
+} from "./tensor.ts";
+export {
+  add,
+  div,
+  dropout,
+  equal,
+  exp,
+  greater,
+  log,
+  mul,
+  neg,
+  notEqual,
+  relu,
+  runScalar,
+  scalar,
+  scale,
+  sigmoid,
+  sigmoidCrossEntropy,
+  sqrt,
+  stopGradient,
+  sub,
+  toFloat,
+  where,
+} from "./primitives/pointwise.ts";
+export {
+  addAll,
+  spread,
+  sum,
+  sumColumns,
+  sumRows,
+  sumSquares,
+  zeros,
+} from "./primitives/reduce.ts";
+export { matmul, type MatmulOptions } from "./primitives/matmul.ts";
+export { layerNorm } from "./primitives/layer_norm.ts";
+export { gatherRows, positionIds, scatterAddRows } from "./primitives/rows.ts";
+export { attention, type AttentionOptions } from "./primitives/attention.ts";
+export {
+  type CrossEntropy,
+  crossEntropy,
+  type CrossEntropyOptions,
+  type SampleOptions,
+} from "./primitives/cross_entropy.ts";
+export { grad } from "./grad.ts";
+export { evaluate, type EvaluateOptions } from "./reference.ts";
+export { type DeviceClass } from "./kernel.ts";
+export { type BufferView, Device, type DeviceOptions, openDevice } from "./device.ts";
+export { StateMemory, Workspace } from "./memory.ts";
+export {
+  compile,
+  Program,
+  type ProgramMemory,
+  type ProgramSpec,
+  type RunOptions,
+} from "./compile.ts";

@@ -1,0 +1,191 @@
+/**
+ * Multi-head attention as one primitive: scores, relative bias, masks, softmax and dropout never leave
+ * the kernel, and the backward pass computes them again.
+ *
+ * @module
+ */
+
+import { attentionBackward, attentionForward, type AttentionSpec } from "../kernels/attention.ts";
+import {
+  type AttentionInputs,
+  attentionReference,
+  attentionReferenceBackward,
+} from "../kernels/attention_reference.ts";
+import type { Lowering } from "../lower.ts";
+import {
+  apply,
+  expectShape,
+  formatShape,
+  type Node,
+  type Primitive,
+  type RunContext,
+  type Tensor,
+  type TensorType,
+  type Values,
+} from "../tensor.ts";
+
+/** Options of {@link attention}. */
+export interface AttentionOptions {
+  /** Number of heads; divides the width. */
+  heads: number;
+  /** Query i sees keys j ≤ i only. */
+  causal?: boolean;
+  /** Relative bias, [Lq + Lk − 1, heads]: row key − query + (Lq − 1). */
+  bias?: Tensor;
+  /** Probability of dropping an attention weight. */
+  dropout?: number;
+  /** Identifies this use of randomness. */
+  stream?: number;
+}
+
+interface Attrs {
+  heads: number;
+  causal: boolean;
+  bias: boolean;
+  dropout: number;
+  stream: number;
+}
+
+function specOf({ inputs: [q, k], attrs }: Node<Attrs>, to?: Lowering): AttentionSpec {
+  return {
+    ...attrs,
+    batch: q.shape[0],
+    queryLength: q.shape[1],
+    keyLength: k.shape[1],
+    headDim: q.shape[2] / attrs.heads,
+    deviceClass: to?.deviceClass ?? "software",
+  };
+}
+
+const ATTENTION: Primitive<Attrs> = {
+  name: "attention",
+  infer(inputs, { heads, bias }) {
+    const [q, k, v, mask, table] = inputs;
+    const [batch, queries, width] = q.shape;
+    const keys = k.shape[1];
+    const is = (x: TensorType, ...shape: number[]) => formatShape(x.shape) === formatShape(shape);
+    const ok = q.shape.length === 3 && is(k, batch, keys, width) && is(v, batch, keys, width) &&
+      is(mask, batch, keys) && mask.dtype === "u32" && width % heads === 0 &&
+      width / heads % 4 === 0 && width / heads <= 128 &&
+      (!bias || is(table, queries + keys - 1, heads));
+    const expected = "q [B, Lq, d], k and v [B, Lk, d], u32 mask [B, Lk], bias [Lq+Lk-1, heads], " +
+      `d / ${heads} heads a multiple of 4, at most 128`;
+    expectShape(ok, "attention", expected, inputs);
+    return [
+      { shape: q.shape, dtype: "f32" },
+      { shape: [batch, heads, queries], dtype: "f32" },
+    ];
+  },
+  reference(values, node, run) {
+    const { out, lse } = attentionReference(specOf(node), operandsOf(values, node, run));
+    return [out, lse];
+  },
+  vjp(node, [g]) {
+    if (!g) return [];
+    const { inputs, outputs: [out, lse], attrs } = node;
+    const [q, k, v, mask, bias] = inputs;
+    const operands = [q, k, v, mask, out, lse, g];
+    const [dq, dk, dv, dbias] = apply(ATTENTION_GRAD, bias ? [...operands, bias] : operands, attrs);
+    return [dq, dk, dv, undefined, dbias];
+  },
+  lower(node, to) {
+    const [q, k, v, mask, bias] = node.inputs;
+    const [out, lse] = node.outputs;
+    to.emit(attentionForward(specOf(node, to)), {
+      q: to.at(q),
+      k: to.at(k),
+      v: to.at(v),
+      mask: to.at(mask),
+      out: to.at(out),
+      lse: to.at(lse),
+      ...(bias && { bias: to.at(bias) }),
+    });
+  },
+};
+
+const ATTENTION_GRAD: Primitive<Attrs> = {
+  name: "attentionGrad",
+  infer([q, k, v, , , , , bias]) {
+    const like = (x: TensorType): TensorType => ({ shape: x.shape, dtype: "f32" });
+    return [like(q), like(k), like(v), ...(bias ? [like(bias)] : [])];
+  },
+  reference([q, k, v, mask, , , g, bias], node, run) {
+    const grads = attentionReferenceBackward(
+      specOf(node),
+      operandsOf([q, k, v, mask, bias], node, run),
+      g,
+    );
+    return [grads.dq, grads.dk, grads.dv, ...(bias ? [grads.dbias] : [])];
+  },
+  lower(node, to) {
+    const [q, k, v, mask, out, lse, g, bias] = node.inputs;
+    const [dq, dk, dv, dbias] = node.outputs;
+    const { launches, scratch } = attentionBackward(specOf(node, to));
+    const temporary = Object.entries(scratch).map((
+      [name, bytes],
+    ) => [name, to.scratch(bytes, name)]);
+    for (const launch of launches) {
+      to.emit(launch, {
+        q: to.at(q),
+        k: to.at(k),
+        v: to.at(v),
+        mask: to.at(mask),
+        out: to.at(out),
+        lse: to.at(lse),
+        gOut: to.at(g),
+        dq: to.at(dq),
+        dk: to.at(dk),
+        dv: to.at(dv),
+        ...(bias && { bias: to.at(bias), dbias: to.at(dbias) }),
+        ...Object.fromEntries(temporary),
+      });
+    }
+  },
+};
+
+function operandsOf(
+  [q, k, v, mask, bias]: readonly Values[],
+  { attrs }: Node<Attrs>,
+  run: RunContext,
+): AttentionInputs {
+  const inputs = { q, k, v, mask, runKey: run.key, firstSequence: run.sequence };
+  return attrs.bias ? { ...inputs, bias } : inputs;
+}
+
+/**
+ * softmax(q·kᵀ/√(d/heads) + bias + mask)·v, head by head.
+ *
+ * @param q [batch, queries, d]: head h has columns h·d/heads …
+ * @param k [batch, keys, d]
+ * @param v [batch, keys, d]
+ * @param mask u32 [batch, keys]: not 0 where a key may be attended to. A query that may see no key gets 0
+ * @returns [batch, queries, d]
+ * @throws {Error} with all shapes if they do not fit
+ *
+ * @example
+ * ```ts
+ * import { attention } from "./attention.ts";
+ * import { input, state } from "../tensor.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const x = state("x", [2, 6, 16]);
+ * const y = attention(x, x, x, input("mask", [2, 6], "u32"), { heads: 2, causal: true });
+ * assert.deepEqual(y.shape, [2, 6, 16]);
+ * ```
+ */
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  mask: Tensor,
+  { heads, causal = false, bias, dropout = 0, stream = 0 }: AttentionOptions,
+): Tensor {
+  const inputs = bias ? [q, k, v, mask, bias] : [q, k, v, mask];
+  return apply(ATTENTION, inputs, {
+    heads,
+    causal,
+    bias: bias !== undefined,
+    dropout,
+    stream: stream >>> 0,
+  })[0];
+}

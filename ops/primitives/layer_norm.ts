@@ -1,0 +1,120 @@
+/**
+ * Layer normalisation over the last axis.
+ *
+ * @module
+ */
+
+import { layerNormBackward, layerNormForward } from "../kernels/layer_norm.ts";
+import { apply, asMatrix, expectShape, type Primitive, sizeOf, type Tensor } from "../tensor.ts";
+import { mul, sub } from "./pointwise.ts";
+import { sumRows } from "./reduce.ts";
+
+/** Outputs: the normalised tensor, and mean and 1/deviation of every row, which the gradients need. */
+const LAYER_NORM: Primitive<{ eps: number }> = {
+  name: "layerNorm",
+  infer(inputs) {
+    const [x, gain, bias] = inputs;
+    const n = x.shape.at(-1);
+    const ok = inputs.length === 3 &&
+      [gain, bias].every((p) => p.shape.length === 1 && p.shape[0] === n);
+    expectShape(ok, "layerNorm", "x [..., n], gain [n], bias [n]", inputs);
+    const row = { shape: [...x.shape.slice(0, -1), 1], dtype: "f32" as const };
+    return [{ shape: x.shape, dtype: "f32" }, row, row];
+  },
+  reference([x, gain, bias], node) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    const y = new Float64Array(rows * cols),
+      means = new Float64Array(rows),
+      rstds = new Float64Array(rows);
+    for (let r = 0; r < rows; r++) {
+      const row = x.subarray(r * cols, (r + 1) * cols);
+      let mean = 0, variance = 0;
+      for (const v of row) mean += v / cols;
+      for (const v of row) variance += (v - mean) ** 2 / cols;
+      const rstd = 1 / Math.sqrt(variance + node.attrs.eps);
+      for (let c = 0; c < cols; c++) y[r * cols + c] = (row[c] - mean) * rstd * gain[c] + bias[c];
+      means[r] = mean;
+      rstds[r] = rstd;
+    }
+    return [y, means, rstds];
+  },
+  vjp({ inputs: [x, gain], outputs: [, mean, rstd] }, [g]) {
+    if (!g) return [];
+    const normalised = mul(sub(x, mean), rstd);
+    return [
+      apply(LAYER_NORM_GRAD, [g, x, gain, mean, rstd], null)[0],
+      sumRows(mul(g, normalised)),
+      sumRows(g),
+    ];
+  },
+  lower(node, to) {
+    const [x, gain, bias] = node.inputs, [y, mean, rstd] = node.outputs;
+    const { rows, cols } = asMatrix(x.shape);
+    to.emit(layerNormForward({ rows, cols, eps: node.attrs.eps, deviceClass: to.deviceClass }), {
+      x: to.at(x),
+      gain: to.at(gain),
+      bias: to.at(bias),
+      y: to.at(y),
+      mean: to.at(mean),
+      rstd: to.at(rstd),
+    });
+  },
+};
+
+/** dx = rstd · (h − mean(h) − x̂ · mean(h · x̂)) with h = g · gain and x̂ the normalised row. */
+const LAYER_NORM_GRAD: Primitive<null> = {
+  name: "layerNormGrad",
+  infer: ([g]) => [{ shape: g.shape, dtype: "f32" }],
+  reference([g, x, gain, mean, rstd], node) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    const dx = new Float64Array(sizeOf(node.inputs[0].shape));
+    for (let r = 0; r < rows; r++) {
+      let a = 0, b = 0;
+      const at = r * cols;
+      for (let c = 0; c < cols; c++) {
+        const h = g[at + c] * gain[c];
+        a += h / cols;
+        b += h * (x[at + c] - mean[r]) * rstd[r] / cols;
+      }
+      for (let c = 0; c < cols; c++) {
+        dx[at + c] = rstd[r] * (g[at + c] * gain[c] - a - (x[at + c] - mean[r]) * rstd[r] * b);
+      }
+    }
+    return [dx];
+  },
+  hasEpilogue: true,
+  lower(node, to) {
+    const [g, x, gain, mean, rstd] = node.inputs;
+    const { rows, cols } = asMatrix(x.shape);
+    const { epilogue, operands } = to.epilogue();
+    to.emit(layerNormBackward({ rows, cols, epilogue, deviceClass: to.deviceClass }), {
+      g: to.at(g),
+      x: to.at(x),
+      gain: to.at(gain),
+      mean: to.at(mean),
+      rstd: to.at(rstd),
+      ...operands,
+    });
+  },
+};
+
+/**
+ * (x − mean) / √(variance + eps) · gain + bias, over the last axis.
+ *
+ * @param x [..., n]
+ * @param gain [n]
+ * @param bias [n]
+ *
+ * @example
+ * ```ts
+ * import { layerNorm } from "./layer_norm.ts";
+ * import { state } from "../tensor.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const y = layerNorm(state("x", [2, 8]), state("g", [8]), state("b", [8]), 1e-5);
+ * assert.deepEqual(y.shape, [2, 8]);
+ * ```
+ */
+export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, eps: number): Tensor {
+  return apply(LAYER_NORM, [x, gain, bias], { eps })[0];
+}

@@ -1,0 +1,163 @@
+/**
+ * Sums, over rows, over columns and over everything. Pointwise operations before them are fused in, so
+ * a mean of a masked product reads its operands once.
+ *
+ * @module
+ */
+
+import { reduceAll, reduceColumns, reduceRows } from "../kernels/reduce.ts";
+import {
+  apply,
+  asMatrix,
+  expectShape,
+  type Primitive,
+  reshape,
+  sameShape,
+  sizeOf,
+  type Tensor,
+} from "../tensor.ts";
+import { repeatOf } from "./broadcast.ts";
+import { matmul } from "./matmul.ts";
+import { add, mul, scalar } from "./pointwise.ts";
+
+/** What a sum runs over. */
+type Axis = "rows" | "columns" | "all";
+
+const SUM: Primitive<{ over: Axis }> = {
+  name: "sum",
+  infer(inputs, { over }) {
+    const [x] = inputs;
+    expectShape(inputs.length === 1 && x.dtype === "f32", "sum", "one f32 tensor", inputs);
+    if (over === "all") return [{ shape: [], dtype: "f32" }];
+    expectShape(x.shape.length > 0, "sum", "at least one axis", inputs);
+    return over === "columns"
+      ? [{ shape: [...x.shape.slice(0, -1), 1], dtype: "f32" }]
+      : [{ shape: x.shape.slice(-1), dtype: "f32" }];
+  },
+  reference([x], node) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    const out = new Float64Array(sizeOf(node.outputs[0].shape));
+    const { over } = node.attrs;
+    for (let r = 0, i = 0; r < rows; r++) {
+      for (let c = 0; c < cols; c++, i++) {
+        out[over === "all" ? 0 : over === "columns" ? r : c] += x[i];
+      }
+    }
+    return [out];
+  },
+  // The gradient is the same for every summand: broadcasting spreads it, multiplying gives it its shape.
+  vjp: ({ inputs: [x] }, [g]) => [g && spread(g, x.shape)],
+  hasPrologue: true,
+  hasEpilogue: true,
+  lower(node, to) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    if (node.attrs.over === "columns") reduceColumns(to, rows, cols);
+    else if (node.attrs.over === "rows") reduceRows(to, rows, cols);
+    else reduceAll(to, rows, cols);
+  },
+};
+
+/** A tensor of ones of any shape, without memory: broadcast from one scalar by the consumer. */
+const SPREAD: Primitive<{ shape: readonly number[] }> = {
+  name: "spread",
+  infer: ([x], { shape }) => [{ shape, dtype: x.dtype }],
+  reference([x], node) {
+    const { shape } = node.attrs;
+    const repeat = repeatOf(node.inputs[0].shape, shape);
+    return [
+      Float64Array.from(
+        { length: sizeOf(shape) },
+        (_, i) =>
+          x[
+            repeat.kind === "same"
+              ? i
+              : repeat.kind === "one"
+              ? 0
+              : repeat.kind === "suffix"
+              ? i % repeat.period
+              : repeat.kind === "prefix"
+              ? Math.floor(i / repeat.run)
+              : NaN
+          ],
+      ),
+    ];
+  },
+  vjp: (node, [g]) => [g && sumTo(g, node.inputs[0].shape)],
+  pointwise: { emit: ([x]) => x },
+};
+
+/** Repeats a tensor to a larger shape it broadcasts to. */
+export function spread(x: Tensor, shape: readonly number[]): Tensor {
+  return sameShape(x.shape, shape) ? x : apply(SPREAD, [x], { shape })[0];
+}
+
+/** Sum over the last axis: [..., n] → [..., 1]. */
+export function sumColumns(x: Tensor): Tensor {
+  return apply(SUM, [x], { over: "columns" })[0];
+}
+
+/** Sum over all axes but the last: [..., n] → [n]. */
+export function sumRows(x: Tensor): Tensor {
+  return apply(SUM, [x], { over: "rows" })[0];
+}
+
+/**
+ * Sum of all elements: [...] → [].
+ *
+ * @example
+ * ```ts
+ * import { sum } from "./reduce.ts";
+ * import { state } from "../tensor.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(sum(state("x", [2, 3])).shape, []);
+ * ```
+ */
+export function sum(x: Tensor): Tensor {
+  return apply(SUM, [x], { over: "all" })[0];
+}
+
+/** Sum of squares of all elements, [] . */
+export function sumSquares(x: Tensor): Tensor {
+  return sum(mul(x, x));
+}
+
+/**
+ * Undoes broadcasting: sums a gradient down to the shape of the operand it belongs to.
+ */
+export function sumTo(g: Tensor, shape: readonly number[]): Tensor {
+  if (sameShape(g.shape, shape)) return g;
+  const repeat = repeatOf(shape, g.shape);
+  const size = sizeOf(g.shape);
+  switch (repeat.kind) {
+    case "same":
+      return reshape(g, shape);
+    case "one":
+      return reshape(sum(g), shape);
+    case "suffix":
+      return reshape(sumRows(reshape(g, [size / repeat.period, repeat.period])), shape);
+    case "prefix":
+      return reshape(sumColumns(reshape(g, [size / repeat.run, repeat.run])), shape);
+    case "general": {
+      // An axis in the middle: the product with a row of ones, then the axes that remain.
+      const padded = [...new Array<number>(g.shape.length - shape.length).fill(1), ...shape];
+      const axis = padded.findIndex((n, i) => n !== g.shape[i]);
+      const outer = sizeOf(g.shape.slice(0, axis)), inner = sizeOf(g.shape.slice(axis + 1));
+      const length = g.shape[axis];
+      const ones = spread(scalar(1), [outer, 1, length]);
+      const summed = matmul(ones, reshape(g, [outer, length, inner]), { batched: true });
+      const left = [...g.shape.slice(0, axis), 1, ...g.shape.slice(axis + 1)];
+      return sumTo(reshape(summed, left), shape);
+    }
+  }
+}
+
+/** Zeros of a shape, without memory of their own. */
+export function zeros(shape: readonly number[]): Tensor {
+  return spread(scalar(0), shape);
+}
+
+/** Sum of several scalars or tensors of one shape. */
+export function addAll(terms: readonly Tensor[]): Tensor {
+  return terms.reduce((a, b) => add(a, b));
+}
