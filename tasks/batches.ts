@@ -1,0 +1,274 @@
+/**
+ * Micro-batches of padded blocks in a few static shapes, so that every shape is compiled once.
+ *
+ * Blocks come in a shuffled order, window by window; within a window, blocks of similar length share
+ * a batch. A batch of length `L` always has `floor(microBatchTokens / L)` rows.
+ *
+ * @module
+ */
+import { UserError } from "../ops/errors.ts";
+import { key, Random } from "../ops/random.ts";
+import type { PackedPart } from "./packed.ts";
+import { permute } from "./shuffle.ts";
+
+/** The shapes of micro-batches. */
+export interface BatchShapes {
+  /** Padded ids per micro-batch at most (but a batch has at least one row). */
+  microBatchTokens: number;
+  /** The static lengths, rising; the last one must hold the longest block. */
+  lengths: number[];
+  /** Rows are a multiple of this where there are enough of them (default 1). */
+  rowsMultipleOf?: number;
+  /** Id that fills up (default 1, `<pad>`). */
+  pad?: number;
+}
+
+/** How a {@link Batcher} orders its batches. */
+export interface BatcherOptions extends BatchShapes {
+  /** Seed of the order. */
+  seed: number;
+  /** Blocks per window (default 4096): more means less padding and less mixing of lengths. */
+  window?: number;
+}
+
+/** One micro-batch. */
+export interface MicroBatch {
+  /** The epoch it belongs to, from 0. */
+  epoch: number;
+  /** Columns: one of the static lengths. */
+  length: number;
+  /** Rows of the tensor, used or not. */
+  rows: number;
+  /** The blocks in the used rows, from the first row on. */
+  blocks: number[];
+  /** Ids `[rows, length]`, padded on the right; unused rows are all padding. */
+  tokens: Uint32Array;
+  /** Ids in each row `[rows]`; 0 for an unused row. */
+  lengths: Uint32Array;
+  /** Ids that are not padding. */
+  realTokens: number;
+  /** `[epoch, block]` of each used row: the key of a sequence's masks and noise. */
+  sequences: [number, number][];
+}
+
+/** A position in the endless order of batches, for a checkpoint. */
+export interface BatcherState {
+  /** Epoch of the next batch. */
+  epoch: number;
+  /** Its window in the epoch. */
+  window: number;
+  /** Its place in the window. */
+  batch: number;
+}
+
+/** Streams of randomness, so that the uses of one seed are independent. */
+const ORDER = 0x6f726472;
+const BATCHES = 0x62746368;
+
+/**
+ * The micro-batches of a training part, epoch after epoch without end. The sequence of batches is a
+ * function of the part and the options; {@link Batcher.state} is a position in it.
+ *
+ * A batch that a length group cannot fill goes up to the next longer group, so each window has at
+ * most one batch with unused rows.
+ *
+ * @example
+ * ```ts
+ * import { Batcher } from "./batches.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const blocks = [[0, 7, 2], [0, 8, 9, 9, 2], [0, 5, 2]].map((ids) => Uint32Array.from(ids));
+ * const part = {
+ *   count: 3,
+ *   tokens: 11,
+ *   maxLength: 5,
+ *   length: (i: number) => blocks[i].length,
+ *   read: (i: number) => blocks[i],
+ *   close: () => {},
+ * };
+ * const batcher = new Batcher(part, { microBatchTokens: 8, lengths: [4, 8], seed: 1 });
+ * const batches = [batcher.next(), batcher.next()];
+ * assert.deepEqual(batches.map((b) => b.rows * b.length), [8, 8]);
+ * assert.deepEqual(batches.flatMap((b) => b.blocks).sort(), [0, 1, 2]);
+ * ```
+ */
+export class Batcher {
+  #part: PackedPart;
+  #options: BatcherOptions;
+  #state: BatcherState = { epoch: 0, window: 0, batch: 0 };
+  #plan: Plan[] | undefined;
+  #padded = 0;
+  #real = 0;
+
+  /**
+   * Starts at the first batch of epoch 0.
+   *
+   * @throws {UserError} for an empty part, or shapes that do not hold its longest block
+   */
+  constructor(part: PackedPart, options: BatcherOptions) {
+    checkShapes(part, options);
+    this.#part = part;
+    this.#options = options;
+  }
+
+  /** The next micro-batch. */
+  next(): MicroBatch {
+    const state = this.#state;
+    this.#plan ??= this.#planWindow();
+    const batch = fill(this.#part, this.#options, this.#plan[state.batch], state.epoch);
+    this.#padded += batch.tokens.length;
+    this.#real += batch.realTokens;
+    if (++state.batch === this.#plan.length) this.#nextWindow();
+    return batch;
+  }
+
+  /** The position of the next micro-batch; plain data for JSON. */
+  state(): BatcherState {
+    return { ...this.#state };
+  }
+
+  /**
+   * Continues from a position; the part and the options must be those of the batcher that gave it.
+   *
+   * @throws {RangeError} if there is no such position
+   */
+  restore(state: BatcherState): void {
+    this.#state = { epoch: state.epoch, window: state.window, batch: state.batch };
+    this.#plan = state.window < this.#windows() ? this.#planWindow() : undefined;
+    if (this.#plan?.[state.batch] === undefined) {
+      throw new RangeError(`no batch at ${JSON.stringify(state)}: other data or other options`);
+    }
+  }
+
+  /** Padded ids per real id in the batches made so far by this object; 1 is no padding. */
+  get paddingOverhead(): number {
+    return this.#real === 0 ? 1 : this.#padded / this.#real;
+  }
+
+  #windowSize(): number {
+    return this.#options.window ?? 4096;
+  }
+
+  #windows(): number {
+    return Math.ceil(this.#part.count / this.#windowSize());
+  }
+
+  #planWindow(): Plan[] {
+    const { epoch, window } = this.#state;
+    const { count } = this.#part;
+    const { seed } = this.#options;
+    const size = this.#windowSize();
+    const order = key(seed, ORDER, epoch);
+    const blocks: number[] = [];
+    for (let i = window * size; i < Math.min(count, (window + 1) * size); i++) {
+      blocks.push(permute(i, count, order));
+    }
+    const plan = planBatches(this.#part, this.#options, blocks);
+    return shuffled(plan, new Random(key(seed, BATCHES, epoch, window)));
+  }
+
+  #nextWindow(): void {
+    const { epoch, window } = this.#state;
+    const last = window + 1 === this.#windows();
+    this.#state = { epoch: last ? epoch + 1 : epoch, window: last ? 0 : window + 1, batch: 0 };
+    this.#plan = undefined;
+  }
+}
+
+/**
+ * Every block of a part once, in a fixed order: for evaluation.
+ *
+ * @returns batches with epoch 0
+ * @throws {UserError} for an empty part, or shapes that do not hold its longest block
+ */
+export function* evaluationBatches(part: PackedPart, shapes: BatchShapes): Generator<MicroBatch> {
+  checkShapes(part, shapes);
+  const window = 4096;
+  for (let start = 0; start < part.count; start += window) {
+    const size = Math.min(window, part.count - start);
+    const blocks = Array.from({ length: size }, (_, i) => start + i);
+    for (const plan of planBatches(part, shapes, blocks)) yield fill(part, shapes, plan, 0);
+  }
+}
+
+/**
+ * Rows of every micro-batch of a static length.
+ *
+ * @param length one of `shapes.lengths`
+ */
+export function rowsOf(
+  { microBatchTokens, rowsMultipleOf = 1 }: BatchShapes,
+  length: number,
+): number {
+  const rows = Math.max(1, Math.floor(microBatchTokens / length));
+  return rows < rowsMultipleOf ? rows : rows - rows % rowsMultipleOf;
+}
+
+/** A micro-batch before its ids are read. */
+interface Plan {
+  length: number;
+  blocks: number[];
+}
+
+function checkShapes(part: PackedPart, { lengths, microBatchTokens }: BatchShapes): void {
+  if (part.count === 0) throw new UserError("this part of the corpus is empty: nothing to batch");
+  if (!lengths.every((length, i) => Number.isInteger(length) && length > (lengths[i - 1] ?? 0))) {
+    throw new UserError(`batch lengths: expected rising whole numbers, got ${lengths.join(", ")}`);
+  }
+  const longest = lengths.at(-1) ?? 0;
+  if (longest < part.maxLength) {
+    const blocks = `the longest block has ${part.maxLength} ids`;
+    throw new UserError(`batch lengths: ${blocks}, but the longest batch length is ${longest}`);
+  }
+  if (!(microBatchTokens >= 1)) {
+    throw new UserError(`micro-batch tokens: expected at least 1, got ${microBatchTokens}`);
+  }
+}
+
+/** Groups blocks by the shortest static length that holds them; what fills no batch moves up. */
+function planBatches(part: PackedPart, shapes: BatchShapes, blocks: number[]): Plan[] {
+  const sized = blocks.map((block) => ({ block, length: part.length(block) }));
+  sized.sort((a, b) => a.length - b.length); // stable: equal lengths stay in shuffled order
+  const plan: Plan[] = [];
+  const longest = shapes.lengths.at(-1)!;
+  let next = 0;
+  let group: number[] = [];
+  for (const length of shapes.lengths) {
+    while (next < sized.length && sized[next].length <= length) group.push(sized[next++].block);
+    const rows = rowsOf(shapes, length);
+    const end = length === longest ? group.length : group.length - group.length % rows;
+    for (let at = 0; at < end; at += rows) {
+      plan.push({ length, blocks: group.slice(at, Math.min(at + rows, end)) });
+    }
+    group = group.slice(end);
+  }
+  return plan;
+}
+
+function shuffled<T>(items: T[], random: Random): T[] {
+  for (let i = items.length - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [items[i], items[j]] = [items[j], items[i]];
+  }
+  return items;
+}
+
+function fill(
+  part: PackedPart,
+  shapes: BatchShapes,
+  { length, blocks }: Plan,
+  epoch: number,
+): MicroBatch {
+  const rows = rowsOf(shapes, length);
+  const tokens = new Uint32Array(rows * length).fill(shapes.pad ?? 1);
+  const lengths = new Uint32Array(rows);
+  let realTokens = 0;
+  for (const [row, block] of blocks.entries()) {
+    const ids = part.read(block);
+    tokens.set(ids, row * length);
+    lengths[row] = ids.length;
+    realTokens += ids.length;
+  }
+  const sequences = blocks.map((block): [number, number] => [epoch, block]);
+  return { epoch, length, rows, blocks, tokens, lengths, realTokens, sequences };
+}
