@@ -309,7 +309,7 @@ function lowerStep(
   const { anchor } = step;
   const to: Lowering = {
     deviceClass: device.deviceClass,
-    maxBinding: device.gpu.limits.maxStorageBufferBindingSize,
+    subgroupSize: device.subgroupSize,
     at: (tensor, offset, bytes) => ({ tensor, offset, bytes }),
     scratch(bytes) {
       scratch.push({ bytes, step: k });

@@ -46,6 +46,9 @@ const STORAGE = 0x80 | 0x4 | 0x8; // STORAGE | COPY_SRC | COPY_DST
 const UNIFORM = 0x40 | 0x8; // UNIFORM | COPY_DST
 const READBACK = 0x1 | 0x8; // MAP_READ | COPY_DST
 
+/** Size of the buffer through which everything is read back. */
+const STAGING_BYTES = 4 << 20;
+
 /** An open WebGPU device. Made by {@link openDevice}. */
 export class Device {
   /** The device of the WebGPU API. */
@@ -54,6 +57,8 @@ export class Device {
   readonly adapterName: string;
   /** Which family of tile shapes kernels use. */
   readonly deviceClass: DeviceClass;
+  /** Lanes of a subgroup if the device has subgroups of one fixed size, else 0. */
+  readonly subgroupSize: number;
   /** Bytes of buffers alive now. */
   allocatedBytes = 0;
   /** Largest value that {@link allocatedBytes} ever had. */
@@ -61,6 +66,8 @@ export class Device {
   /** Buffers created so far; a training loop must not raise it after its first update. */
   buffersCreated = 0;
 
+  readonly #staging: GPUBuffer;
+  #lastRead: Promise<unknown> = Promise.resolve();
   #pipelines = new Map<string, GPUComputePipeline>();
   #failure: Error | undefined;
   #destroyed = false;
@@ -70,6 +77,11 @@ export class Device {
     this.gpu = gpu;
     this.adapterName = adapterName;
     this.deviceClass = deviceClass;
+    const { subgroupMinSize = 0, subgroupMaxSize = 0 } = gpu.adapterInfo ?? {};
+    const fixed = gpu.features.has("subgroups") && subgroupMinSize === subgroupMaxSize;
+    this.subgroupSize = fixed ? subgroupMinSize : 0;
+    this.#staging = gpu.createBuffer({ size: STAGING_BYTES, usage: READBACK, label: "readback" });
+    this.#count(STAGING_BYTES);
     // Without this listener validation errors and out-of-memory vanish without a trace.
     gpu.addEventListener("uncapturederror", (event) => {
       this.#failure ??= describe((event as GPUUncapturedErrorEvent).error);
@@ -173,31 +185,36 @@ export class Device {
   }
 
   /**
-   * Reads part of a buffer back, after all submitted work. Costs 10 ms or more: read seldom.
+   * Reads part of a buffer back, after all submitted work. Costs 10 ms or more: read seldom. All reads go
+   * through one staging buffer of fixed size, so that reading never allocates device memory.
    *
    * @param buffer source
    * @param offset first byte, a multiple of 4
    * @param size bytes, a multiple of 4
    * @throws {Error} that the GPU reported meanwhile
    */
-  async read(buffer: GPUBuffer, offset: number, size: number): Promise<ArrayBuffer> {
+  read(buffer: GPUBuffer, offset: number, size: number): Promise<ArrayBuffer> {
     if (offset % 4 !== 0 || size % 4 !== 0 || offset + size > buffer.size) {
       throw new RangeError(`read of ${size} bytes at ${offset} from ${buffer.label}`);
     }
-    if (size === 0) return new ArrayBuffer(0);
-    const staging = this.gpu.createBuffer({ size, usage: READBACK, label: "readback" });
-    try {
+    const next = this.#lastRead.then(() => this.#read(buffer, offset, size));
+    this.#lastRead = next.catch(() => {});
+    return next;
+  }
+
+  async #read(buffer: GPUBuffer, offset: number, size: number): Promise<ArrayBuffer> {
+    const result = new Uint8Array(size);
+    for (let done = 0; done < size; done += STAGING_BYTES) {
+      const piece = Math.min(STAGING_BYTES, size - done);
       const encoder = this.gpu.createCommandEncoder();
-      encoder.copyBufferToBuffer(buffer, offset, staging, 0, size);
+      encoder.copyBufferToBuffer(buffer, offset + done, this.#staging, 0, piece);
       this.gpu.queue.submit([encoder.finish()]);
-      await staging.mapAsync(0x1);
-      const copy = staging.getMappedRange().slice(0);
-      staging.unmap();
+      await this.#staging.mapAsync(0x1, 0, piece);
+      result.set(new Uint8Array(this.#staging.getMappedRange(0, piece)), done);
+      this.#staging.unmap();
       this.check();
-      return copy;
-    } finally {
-      staging.destroy();
     }
+    return result.buffer;
   }
 
   /**
@@ -254,7 +271,6 @@ export class Device {
     const code = assemble(source);
     const cached = this.#pipelines.get(code);
     if (cached) return cached;
-    const module = this.gpu.createShaderModule({ code, label: source.name });
     const entries: GPUBindGroupLayoutEntry[] = source.bindings.map((b, binding) => ({
       binding,
       visibility: 4,
@@ -268,6 +284,7 @@ export class Device {
       entries.push({ binding: next++, visibility: 4, buffer: { type: "uniform" } });
     }
     this.gpu.pushErrorScope("validation");
+    const module = this.gpu.createShaderModule({ code, label: source.name });
     const layout = this.gpu.createBindGroupLayout({ entries, label: source.name });
     const pipeline = this.gpu.createComputePipeline({
       label: source.name,
@@ -331,6 +348,7 @@ export class Device {
   /** Frees the device. Buffers must have been destroyed by their owners. */
   destroy(): void {
     this.#destroyed = true;
+    this.#staging.destroy();
     this.gpu.destroy();
   }
 }
@@ -370,7 +388,10 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const requiredFeatures: GPUFeatureName[] = adapter.features.has("timestamp-query")
     ? ["timestamp-query"]
     : [];
-  const device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
+  // Some runtimes grant subgroups without listing them, so the only way to know is to ask.
+  const device = await adapter
+    .requestDevice({ requiredFeatures: [...requiredFeatures, "subgroups"], requiredLimits })
+    .catch(() => adapter.requestDevice({ requiredFeatures, requiredLimits }));
   const name = adapter.info.description || adapter.info.device || "unknown adapter";
   const deviceClass = options.deviceClass ??
     (adapter.info.isFallbackAdapter ? "software" : "gpu");

@@ -48,8 +48,8 @@ export interface BoundPrologue {
 export interface Lowering {
   /** Family of tile shapes. */
   deviceClass: DeviceClass;
-  /** Largest storage binding of the device, bytes. */
-  maxBinding: number;
+  /** Lanes of a subgroup if the device has subgroups of one fixed size, else 0. */
+  subgroupSize: number;
   /** The memory of a tensor, or a window of it. */
   at(tensor: Tensor, offset?: number, bytes?: number): Operand;
   /** Memory that lives for this node only. */

@@ -1,26 +1,27 @@
 /**
- * Helpers of the GPU tests: a device per test file, and a timeout around every test, because a software
- * driver can hang.
+ * Helpers of the GPU tests.
  */
 
-import { type Device, type DeviceClass, openDevice } from "../ops/mod.ts";
-
-/** Opens a device once for a file; the last test of the file must close it. */
-export function deviceForFile(deviceClass?: DeviceClass): {
-  open(): Promise<Device>;
-  close(): void;
-} {
-  let device: Promise<Device> | undefined;
-  return {
-    open: () => device ??= openDevice({ deviceClass }),
-    close: () => void device?.then((d) => d.destroy()),
-  };
+/** Settings of {@link gpuTest}. */
+export interface GpuTestOptions {
+  /** Time limit of one attempt. */
+  seconds?: number;
+  /** Do not run it. */
+  ignore?: boolean;
 }
 
-/** Registers a test that fails after `seconds` instead of hanging, and is tried once more if it hung. */
-export function gpuTest(name: string, body: () => Promise<void>, seconds = 60): void {
+/**
+ * Registers a test that fails instead of hanging, because a software driver can hang, and that is tried
+ * once more if it did.
+ */
+export function gpuTest(
+  name: string,
+  body: () => Promise<void>,
+  { seconds = 60, ignore = false }: GpuTestOptions = {},
+): void {
   Deno.test({
     name,
+    ignore,
     sanitizeOps: false,
     sanitizeResources: false,
     async fn() {

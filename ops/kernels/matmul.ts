@@ -102,10 +102,10 @@ export type Tile =
 export interface MatmulPlan {
   /**
    * One launch with bindings `a`, `b` and the epilogue's; or, with k split, one with `a`, `b`,
-   * `partial` and one with `partial` and the epilogue's.
+   * `partials` and one with `partials` and the epilogue's.
    */
   launches: Launch[];
-  /** Bytes that `partial` needs; 0 without split. */
+  /** Bytes that `partials` needs; 0 without split. */
   scratchBytes: number;
 }
 
@@ -200,7 +200,7 @@ export function matmul(spec: MatmulSpec): MatmulPlan {
       if (tile.splits === 1) {
         return { launches: [blockLaunch(full, tile, epilogue)], scratchBytes: 0 };
       }
-      const partial = blockLaunch(full, tile, storeTo("partial", 4, full.n));
+      const partial = blockLaunch(full, tile, storeTo("partials", 4, full.n));
       const sum = sumLaunch(full, tile.splits, epilogue);
       const scratchBytes = tile.splits * full.batch * full.m * full.n * 4;
       return { launches: [partial, sum], scratchBytes };
@@ -783,13 +783,13 @@ function sumLaunch(full: Full, splits: number, epilogue: Epilogue): Launch {
     THREADS,
     `let i = ${LINEAR_GROUP} * ${THREADS}u + l.x;
   if (i >= P.total) { return; }
-  var sum = partial[i];
-  for (var s = 1u; s < P.splits; s++) { sum += partial[i + s * P.total]; }
+  var sum = partials[i];
+  for (var s = 1u; s < P.splits; s++) { sum += partials[i + s * P.total]; }
   finish(sum, i / P.perRow, i % P.perRow * 4u);`,
   );
   const params = ["total", "splits", "perRow"];
   return {
-    source: source("matmul sum", 4, ["partial"], params, epilogue, body),
+    source: source("matmul sum", 4, ["partials"], params, epilogue, body),
     params: [total, splits, n / 4, ...epilogue.values],
     grid: linearGrid(ceilDiv(total, THREADS)),
   };

@@ -59,7 +59,7 @@ export function reduceRows(to: Lowering, rows: number, cols: number): void {
     source: {
       name: "sumRowsEnd",
       bindings: [
-        { name: "partial", type: `array<${type}>`, access: "read" },
+        { name: "partials", type: `array<${type}>`, access: "read" },
         ...epilogue.bindings,
       ],
       params: ["groups", "chunks", ...epilogue.params],
@@ -70,13 +70,13 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   let c = w.x * ${lanes}u + l.x;
   if (c >= P.groups) { return; }
   var total = ${type}();
-  for (var i = 0u; i < P.chunks; i++) { total += partial[i * P.groups + c]; }
+  for (var i = 0u; i < P.chunks; i++) { total += partials[i * P.groups + c]; }
   ${epilogue.store("total", "0u", `(c * ${width}u)`, width)}
 }`,
     },
     params: [cols / width, chunks, ...epilogue.values],
     grid: [columnGroups, 1, 1],
-  }, { partial, ...operands });
+  }, { partials: partial, ...operands });
 }
 
 function columnSums(
@@ -94,7 +94,7 @@ function columnSums(
     source: {
       name: "sumRows",
       bindings: [...parts.bindings, {
-        name: "partial",
+        name: "partials",
         type: `array<${type}>`,
         access: "read_write",
       }],
@@ -112,12 +112,12 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
     ${["r", "(r + 1u)", "(r + 2u)", "(r + 3u)"].map(add).join("\n    ")}
   }
   for (; r < end; r++) ${add("r")}
-  partial[w.y * P.groups + c] = total;
+  partials[w.y * P.groups + c] = total;
 }`,
     },
     params: [s.rows, s.cols / width, ceilDiv(s.rows, s.chunks), ...parts.values],
     grid: [s.columnGroups, s.chunks, 1],
-  }, { ...operands, partial });
+  }, { ...operands, partials: partial });
 }
 
 /** [rows, cols] → []. */
@@ -146,7 +146,7 @@ export function reduceAll(to: Lowering, rows: number, cols: number): void {
   to.emit({
     source: {
       name: "sumAll",
-      bindings: [...parts.bindings, { name: "partial", type: "array<f32>", access: "read_write" }],
+      bindings: [...parts.bindings, { name: "partials", type: "array<f32>", access: "read_write" }],
       params: ["count", "groupsPerRow", "threads", ...parts.params],
       usesRun: parts.usesRun,
       body: `${parts.functions}
@@ -167,29 +167,33 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   for (; n < P.count; n += P.threads) ${add("n")}
   var total = ${width === 4 ? "dot(totals, vec4f(1.0))" : "totals"};
   ${frame.reduce("total", "sum")}
-  ${software ? "partial[thread] = total;" : `if (lane == 0u) { partial[${LINEAR_GROUP}] = total; }`}
+  ${
+        software
+          ? "partials[thread] = total;"
+          : `if (lane == 0u) { partials[${LINEAR_GROUP}] = total; }`
+      }
 }`,
     },
     params: [count, cols / width, groups * threads, ...parts.values],
     grid: linearGrid(groups),
-  }, { ...operands, partial });
+  }, { ...operands, partials: partial });
   to.emit({
     source: {
       name: "sumAllEnd",
-      bindings: [{ name: "partial", type: "array<f32>", access: "read" }, ...epilogue.bindings],
+      bindings: [{ name: "partials", type: "array<f32>", access: "read" }, ...epilogue.bindings],
       params: ["count", ...epilogue.params],
       usesRun: epilogue.usesRun,
       // One thread adds in order: at most a few thousand numbers, and always in the same order.
       body: `${epilogue.functions}
 @compute @workgroup_size(1) fn main() {
   var total = 0.0;
-  for (var i = 0u; i < P.count; i++) { total += partial[i]; }
+  for (var i = 0u; i < P.count; i++) { total += partials[i]; }
   ${epilogue.store("total", "0u", "0u", 1)}
 }`,
     },
     params: [partials, ...epilogue.values],
     grid: [1, 1, 1],
-  }, { partial, ...outputs });
+  }, { partials: partial, ...outputs });
 }
 
 /** out[c] = Σ over rows of x[r, c], for a scratch matrix with a row stride. */

@@ -192,14 +192,14 @@ const CROSS_ENTROPY_GRAD: Primitive<{ bias: boolean; base: boolean }> = {
     const [dh, dTable, dBias] = node.outputs;
     const { rows, vocab, width } = sizes(node);
     const gradients = to.scratch(rows * tileColumns(rows, vocab) * 4, "logit gradient tile");
-    const { deviceClass } = to;
+    const { deviceClass, subgroupSize } = to;
     const emitMatmul = (
-      spec: Omit<Parameters<typeof matmulKernel>[0], "deviceClass">,
+      spec: Omit<Parameters<typeof matmulKernel>[0], "deviceClass" | "subgroupSize">,
       operands: Record<string, Operand>,
     ) => {
-      const { launches, scratchBytes } = matmulKernel({ ...spec, deviceClass });
-      const partial = scratchBytes > 0 ? to.scratch(scratchBytes, "matmul partial") : undefined;
-      for (const launch of launches) to.emit(launch, { ...operands, partial });
+      const { launches, scratchBytes } = matmulKernel({ ...spec, deviceClass, subgroupSize });
+      const partials = scratchBytes > 0 ? to.scratch(scratchBytes, "partial sums") : undefined;
+      for (const launch of launches) to.emit(launch, { ...operands, partials });
     };
     for (const tile of tilesOf(rows, vocab)) {
       projectTile(
@@ -283,8 +283,9 @@ function projectTile(
     bRows: tile.columns,
     epilogue,
     deviceClass: to.deviceClass,
+    subgroupSize: to.subgroupSize,
   });
-  const partial = scratchBytes > 0 ? to.scratch(scratchBytes, "matmul partial") : undefined;
+  const partials = scratchBytes > 0 ? to.scratch(scratchBytes, "partial sums") : undefined;
   const biasWindow = bias && { bias: to.at(bias) };
   for (const launch of launches) {
     to.emit(launch, {
@@ -293,7 +294,7 @@ function projectTile(
       logits,
       ...biasWindow,
       ...operands,
-      partial,
+      partials,
     });
   }
 }

@@ -120,10 +120,11 @@ const MATMUL: Primitive<MatmulOptions> = {
       transB,
       epilogue,
       deviceClass: to.deviceClass,
+      subgroupSize: to.subgroupSize,
     });
-    const partial = scratchBytes > 0 ? to.scratch(scratchBytes, "matmul partial") : undefined;
+    const partials = scratchBytes > 0 ? to.scratch(scratchBytes, "partial sums") : undefined;
     for (const launch of launches) {
-      to.emit(launch, { a: to.at(a), b: to.at(b), partial, ...operands });
+      to.emit(launch, { a: to.at(a), b: to.at(b), partials, ...operands });
     }
   },
 };

@@ -1,0 +1,212 @@
+/**
+ * Finding a WebGPU adapter, and getting one on a machine that has none.
+ *
+ * Deno keeps the graphics instance of its first `requestAdapter` for as long as the JavaScript
+ * runtime lives: asked once in vain, it never finds a driver that was installed since. So the
+ * question is put by a short-lived Worker, which has an instance of its own (about 40 ms), and this
+ * runtime asks only when the answer is known to be yes.
+ *
+ * Permissions: `--allow-env=DENO_WEBGPU_BACKEND,XDG_RUNTIME_DIR`. To install the software driver,
+ * also `--allow-sys=uid`, `--allow-read=/etc/os-release` and `--allow-run=apt-get,sudo`; without these
+ * the user is told what to type. A script that goes on to read other people's files should first give
+ * the permission to run programs back: `Deno.permissions.revokeSync({ name: "run" })`.
+ *
+ * @module
+ */
+import { readFile, stat } from "node:fs/promises";
+import process from "node:process";
+import { UserError } from "../ops/errors.ts";
+
+/** The Vulkan loader, and Mesa's drivers with the one that computes on the CPU. */
+const PACKAGES = ["libvulkan1", "mesa-vulkan-drivers"];
+
+/** What decides how a driver can be had. */
+export interface System {
+  /** `Deno.build.os`. */
+  os: string;
+  /** `ID` and `ID_LIKE` of `/etc/os-release`: "ubuntu", "debian". */
+  distributions: readonly string[];
+  /** Whether the user may install: as root, by sudo without a password, or not. */
+  rights: "root" | "sudo" | "none";
+}
+
+/** What to do about a missing driver: run commands, or tell the user. */
+export interface Plan {
+  /** Commands to run, of which the last one counts. None when nothing can be done from here. */
+  install: readonly (readonly string[])[];
+  /** What the user can do, as the end of a sentence: "type: sudo apt-get ...". */
+  advice: string;
+}
+
+/**
+ * What to do on a system without an adapter.
+ *
+ * @example
+ * ```ts
+ * import { planDriver } from "./setup.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const arch = { os: "linux", distributions: ["arch"], rights: "none" } as const;
+ * assert.match(planDriver(arch).advice, /pacman -S/);
+ * assert.deepEqual(planDriver(arch).install, []);
+ * ```
+ */
+export function planDriver({ os, distributions, rights }: System): Plan {
+  if (os === "darwin") {
+    return { install: [], advice: "Metal is built into macOS: update macOS, or leave the sandbox" };
+  }
+  if (os === "windows") {
+    return {
+      install: [],
+      advice: "Direct3D 12 is built into Windows: update Windows and the graphics card's driver",
+    };
+  }
+  const is = (...names: string[]) => names.some((name) => distributions.includes(name));
+  const sudo = rights === "root" ? "" : "sudo ";
+  const type = (command: string): Plan => ({ install: [], advice: `type: ${command}` });
+  if (is("debian", "ubuntu")) {
+    const get = aptGet(rights);
+    const update = get("update", "-qq"); // fresh containers have no lists, old ones stale ones
+    const install = get("install", "-y", "-qq", "--no-install-recommends", ...PACKAGES);
+    return {
+      install: rights === "none" ? [] : [update, install],
+      advice: `type: ${sudo}apt-get update && ${sudo}apt-get install -y ${PACKAGES.join(" ")}`,
+    };
+  }
+  if (is("fedora", "rhel")) return type(`${sudo}dnf install vulkan-loader mesa-vulkan-drivers`);
+  if (is("arch")) return type(`${sudo}pacman -S vulkan-icd-loader vulkan-swrast`);
+  if (is("alpine")) return type(`${sudo}apk add vulkan-loader mesa-vulkan-swrast`);
+  return { install: [], advice: "install the Vulkan loader and Mesa's Vulkan drivers" };
+}
+
+/** `apt-get` with its environment, by way of sudo (which cleans the environment) where needed. */
+function aptGet(rights: System["rights"]): (...args: string[]) => string[] {
+  if (rights !== "sudo") return (...args) => ["apt-get", ...args];
+  return (...args) => ["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", ...args];
+}
+
+/**
+ * An adapter: a GPU where there is one, else the software driver, which is installed first where
+ * that is possible without asking (a Debian-like system, as root or by sudo without a password).
+ *
+ * Call it before anything else in the process asks for an adapter, and after the flags have been
+ * checked, so that nothing is installed for a mistyped command.
+ *
+ * @throws {UserError} there is none; says what to type on this system
+ *
+ * @example
+ * ```ts ignore
+ * import { ensureAdapter } from "./setup.ts";
+ *
+ * const adapter = await ensureAdapter();
+ * console.log(adapter.info.description);
+ * ```
+ */
+export async function ensureAdapter(): Promise<GPUAdapter> {
+  await prepareEnvironment();
+  if (!await probe()) await installDriver();
+  const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) throw new UserError("the graphics adapter has gone away; run the command again");
+  return adapter;
+}
+
+/** Vulkan and not its OpenGL fallback; and no complaint of Mesa's about a missing folder. */
+async function prepareEnvironment(): Promise<void> {
+  if (Deno.build.os !== "linux") return;
+  process.env.DENO_WEBGPU_BACKEND ||= "vulkan";
+  const folder = process.env.XDG_RUNTIME_DIR;
+  if (!folder || await isMissing(folder)) process.env.XDG_RUNTIME_DIR = "/tmp";
+}
+
+/** Only where it may be looked at: a warning of Mesa's is better than Deno's question to the user. */
+async function isMissing(path: string): Promise<boolean> {
+  if (Deno.permissions.querySync({ name: "read", path }).state !== "granted") return false;
+  return await stat(path).then(() => false, () => true);
+}
+
+/** Whether there is an adapter, asked in a runtime of its own. */
+async function probe(): Promise<boolean> {
+  const code = `const adapter = await navigator.gpu?.requestAdapter();
+    postMessage(Boolean(adapter));
+    close();`;
+  const worker = new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module" });
+  try {
+    return await new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = reject;
+    });
+  } finally {
+    worker.terminate();
+  }
+}
+
+async function installDriver(): Promise<void> {
+  const system = await inspectSystem();
+  const { install, advice } = planDriver(system);
+  const fail = (what: string) => new UserError(`${what}; ${advice}`);
+  const mayInstall = install.length > 0 && install.every(([program]) => mayRun(program));
+  if (!mayInstall) throw fail("no graphics adapter found");
+
+  console.error("No graphics adapter found: installing the software driver (about a minute).");
+  let failure: string | undefined;
+  for (const command of install) {
+    console.error(`> ${command.join(" ")}`);
+    failure = await execute(command);
+  }
+  if (failure !== undefined) throw fail(`installing the software driver failed (${failure})`);
+  if (!await probe()) throw fail("no graphics adapter found, even with the software driver");
+  console.error("The software driver is installed.");
+}
+
+/** Runs a command; what it prints is shown only when it fails, and its last line is the reason. */
+async function execute([program, ...args]: readonly string[]): Promise<string | undefined> {
+  const { success, code, stdout, stderr } = await new Deno.Command(program, {
+    args,
+    env: { DEBIAN_FRONTEND: "noninteractive" },
+    stdin: "null",
+  }).output();
+  if (success) return undefined;
+  const printed = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("").trim();
+  if (printed) console.error(printed);
+  return printed.split("\n").at(-1) || `exit code ${code}`;
+}
+
+async function inspectSystem(): Promise<System> {
+  const os = Deno.build.os;
+  if (os !== "linux") return { os, distributions: [], rights: "none" };
+  const release = await readFile("/etc/os-release", "utf8").catch(() => "");
+  return { os, distributions: distributionsIn(release), rights: await rightsOfUser() };
+}
+
+/**
+ * The names of a distribution and of those it is like.
+ *
+ * @param release the text of `/etc/os-release`
+ *
+ * @example
+ * ```ts
+ * import { distributionsIn } from "./setup.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(distributionsIn("ID=mint\nID_LIKE='ubuntu debian'\n"), ["mint", "ubuntu", "debian"]);
+ * ```
+ */
+export function distributionsIn(release: string): string[] {
+  return [...release.matchAll(/^ID(?:_LIKE)?=["']?([^"'\n]*)/gm)].flatMap(([, ids]) =>
+    ids.toLowerCase().split(/\s+/)
+  );
+}
+
+/** Without the permission to ask who the user is, he is taken for an ordinary one. */
+async function rightsOfUser(): Promise<System["rights"]> {
+  const knowsUser = Deno.permissions.querySync({ name: "sys", kind: "uid" }).state === "granted";
+  if (knowsUser && Deno.uid() === 0) return "root";
+  if (!mayRun("sudo")) return "none";
+  const asked = await new Deno.Command("sudo", { args: ["-n", "true"], stdin: "null" }).output()
+    .catch(() => ({ success: false }));
+  return asked.success ? "sudo" : "none";
+}
+
+function mayRun(command: string): boolean {
+  return Deno.permissions.querySync({ name: "run", command }).state === "granted";
+}
