@@ -1,0 +1,109 @@
+/**
+ * The values that training starts from, exactly as the reference code makes them, including what it
+ * does by accident: one rule per kind of tensor, listed in {@link RULES}.
+ *
+ * @module
+ */
+
+import { key, Random } from "../ops/random.ts";
+import { type ModelConfig, SPECIAL } from "./config.ts";
+import { parameterShapes } from "./parameters.ts";
+
+/** A distribution to fill a tensor from. */
+type Fill =
+  | { kind: "constant"; value: number }
+  /** Normal with mean 0. */
+  | { kind: "normal"; deviation: number; zeroPadRow?: boolean }
+  /** Uniform between −bound and bound. */
+  | { kind: "uniform"; bound: number; zeroPadRow?: boolean };
+
+interface Rule {
+  /** Names that it covers; the first rule that matches counts. */
+  matches: RegExp;
+  /** From the tensor's shape ([in, out] for linear maps) and the model. */
+  fill(shape: readonly number[], config: ModelConfig): Fill;
+}
+
+const ZERO: Fill = { kind: "constant", value: 0 };
+/** The default of the framework in which the reference is written: U(±1/√in). */
+const framework = (inputs: number): Fill => ({ kind: "uniform", bound: 1 / Math.sqrt(inputs) });
+/** The rule of BERT, which the auxiliary model follows. */
+const BERT_DEVIATION = 0.02;
+
+const RULES: readonly Rule[] = [
+  { matches: /\.gain$/, fill: () => ({ kind: "constant", value: 1 }) },
+  // A detection head that starts at 0 starts undecided: its loss is ln 2 exactly.
+  { matches: /^rtd\.out\./, fill: () => ZERO },
+  // The dense maps of heads are made after the rules of their models have run.
+  { matches: /^(mlm|rtd|clm)\.dense\./, fill: (_shape, { dModel }) => framework(dModel) },
+  { matches: /\.bias$/, fill: () => ZERO },
+  {
+    matches: /^aux\.embed\./,
+    fill: () => ({ kind: "normal", deviation: BERT_DEVIATION, zeroPadRow: true }),
+  },
+  { matches: /^aux\./, fill: () => ({ kind: "normal", deviation: BERT_DEVIATION }) },
+  { matches: /\.relative$/, fill: () => ZERO },
+  {
+    matches: /\.embed\.positions$/,
+    fill: (_shape, { dModel }) => ({
+      kind: "uniform",
+      bound: Math.sqrt(3 / (2 * dModel)),
+      zeroPadRow: true,
+    }),
+  },
+  // The table is also the output map, whose rule runs last: deviation 1/√(2V), pad row included.
+  { matches: /^embed\.tokens$/, fill: ([vocab]) => linearMap(vocab) },
+  { matches: /\.weight$/, fill: ([, outputs]) => linearMap(outputs) },
+];
+
+/** Meant as 1/√(in + out), but the reference takes the number of outputs for both. */
+function linearMap(outputs: number): Fill {
+  return { kind: "normal", deviation: 1 / Math.sqrt(2 * outputs) };
+}
+
+/**
+ * Makes initial values. Every tensor is a function of seed and name alone, so any one can be made
+ * without the others, in any order.
+ *
+ * @param config the model
+ * @param seed any integer
+ * @returns a function from a parameter's name to its values, row-major
+ * @throws {Error} (the returned function) if the model has no such parameter
+ *
+ * @example
+ * ```ts
+ * import { initialize } from "./initialize.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const values = initialize(preset("tiny").model, 1);
+ * assert.equal(values("encoder.0.ffn.in.weight").length, 128 * 512);
+ * assert.deepEqual(values("rtd.out.bias"), new Float32Array([0]));
+ * ```
+ */
+export function initialize(config: ModelConfig, seed: number): (name: string) => Float32Array {
+  const shapes = parameterShapes(config);
+  return (name) => {
+    const shape = shapes.get(name);
+    const rule = RULES.find(({ matches }) => matches.test(name));
+    if (!shape || !rule) throw new Error(`initialize: the model has no parameter ${name}`);
+    return draw(rule.fill(shape, config), shape, new Random(key(seed, ...nameCodes(name))));
+  };
+}
+
+function draw(fill: Fill, shape: readonly number[], random: Random): Float32Array {
+  const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+  if (fill.kind === "constant") return values.fill(fill.value);
+  if (fill.kind === "normal") {
+    for (let i = 0; i < values.length; i++) values[i] = fill.deviation * random.normal();
+  } else {
+    for (let i = 0; i < values.length; i++) values[i] = fill.bound * (2 * random.uniform() - 1);
+  }
+  const width = shape[shape.length - 1];
+  if (fill.zeroPadRow) values.fill(0, SPECIAL.pad * width, (SPECIAL.pad + 1) * width);
+  return values;
+}
+
+function nameCodes(name: string): number[] {
+  return Array.from(name, (letter) => letter.codePointAt(0)!);
+}

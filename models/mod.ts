@@ -1,0 +1,22 @@
+/**
+ * The models: layers, the auxiliary encoder, the encoder-decoder, their heads and objectives, presets,
+ * and weights in and out.
+ *
+ * @module
+ */
+
+export * from "./config.ts";
+export * from "./heads.ts";
+export * from "./initialize.ts";
+export * from "./layers.ts";
+export * from "./masking.ts";
+export * from "./metro.ts";
+export * from "./metro_batch.ts";
+export * from "./names.ts";
+export * from "./parameters.ts";
+export * from "./presets.ts";
+export * from "./relative.ts";
+export * from "./safetensors.ts";
+export * from "./spans.ts";
+export * from "./t5.ts";
+export * from "./transformer.ts";

@@ -1,0 +1,132 @@
+/**
+ * The stacks: the bidirectional encoder, which the main and the auxiliary model both are, and the
+ * causal decoder. Neither has a final LayerNorm, since every layer ends in one.
+ *
+ * @module
+ */
+
+import { constant, equal, mul, notEqual, reshape, scalar, type Tensor, where } from "../ops/mod.ts";
+import { type ModelConfig, SPECIAL } from "./config.ts";
+import { attentionLayer, embed, feedForward, type LayerContext } from "./layers.ts";
+import { embeddingNames, type Parameters, type Stack } from "./parameters.ts";
+import { relativeBuckets } from "./relative.ts";
+
+/** Options of {@link encode}. */
+export interface EncodeOptions {
+  /** The main model's encoder (default) or the auxiliary model. */
+  stack?: "encoder" | "aux";
+  /** Dropout probability; 0, the default, outside training. */
+  dropout?: number;
+}
+
+/**
+ * Runs an encoder. Pads are embedded as zeros and never attended to; a row of pads gives finite values
+ * that mean nothing.
+ *
+ * @param tokens u32 [batch, length], right-padded
+ * @returns [batch, length, hidden]
+ *
+ * @example
+ * ```ts
+ * import { encode } from "./transformer.ts";
+ * import { declareParameters } from "./parameters.ts";
+ * import { preset } from "./presets.ts";
+ * import { input } from "../ops/mod.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model } = preset("tiny");
+ * const h = encode(declareParameters(model), model, input("tokens", [2, 8], "u32"));
+ * assert.deepEqual(h.shape, [2, 8, 128]);
+ * ```
+ */
+export function encode(
+  parameters: Parameters,
+  config: ModelConfig,
+  tokens: Tensor,
+  { stack = "encoder", dropout = 0 }: EncodeOptions = {},
+): Tensor {
+  const [batch, length] = tokens.shape;
+  const layers = stack === "encoder" ? config.encoderLayers : config.auxLayers;
+  const context = (layer: number) => layerContext(parameters, config, dropout, stack, layer);
+  const positions = stack === "encoder" ? config.positionRows - 2 : config.maxPositions;
+  const buckets = relativeBuckets(length, length, config, positions);
+  const relative = constant(buckets, [2 * length - 1]);
+  const mask = paddingMask(tokens);
+  const real = reshape(notEqual(tokens, scalar(SPECIAL.pad, "u32")), [batch, length, 1]);
+
+  let x = mul(embed(context(0), embeddingNames(config, stack), tokens), real);
+  for (let i = 0; i < layers; i++) {
+    x = attentionLayer(context(i), `${stack}.${i}.attention`, x, { memory: x, mask, relative });
+    x = feedForward(context(i), `${stack}.${i}.ffn`, x);
+  }
+  return x;
+}
+
+/** What {@link decode} reads besides its own tokens. */
+export interface DecodeOptions {
+  /** The encoder's output, [batch, source, hidden]. */
+  memory: Tensor;
+  /** The tokens that the encoder read, u32 [batch, source]: their pads are not attended to. */
+  memoryTokens: Tensor;
+  /** Dropout probability; 0, the default, outside training. */
+  dropout?: number;
+}
+
+/**
+ * Runs the decoder under teacher forcing.
+ *
+ * @param tokens u32 [batch, length]: the start symbol, then the target without its last token
+ * @returns [batch, length, hidden]; row i predicts target i
+ *
+ * @example
+ * ```ts
+ * import { decode, encode } from "./transformer.ts";
+ * import { declareParameters } from "./parameters.ts";
+ * import { preset } from "./presets.ts";
+ * import { input } from "../ops/mod.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model } = preset("tiny"), p = declareParameters(model);
+ * const memoryTokens = input("source", [2, 8], "u32"), tokens = input("target", [2, 5], "u32");
+ * const memory = encode(p, model, memoryTokens);
+ * assert.deepEqual(decode(p, model, tokens, { memory, memoryTokens }).shape, [2, 5, 128]);
+ * ```
+ */
+export function decode(
+  parameters: Parameters,
+  config: ModelConfig,
+  tokens: Tensor,
+  { memory, memoryTokens, dropout = 0 }: DecodeOptions,
+): Tensor {
+  const context = (layer: number) => layerContext(parameters, config, dropout, "decoder", layer);
+  const mask = paddingMask(tokens), memoryMask = paddingMask(memoryTokens);
+
+  let x = embed(context(0), embeddingNames(config, "decoder"), tokens);
+  for (let i = 0; i < config.decoderLayers; i++) {
+    x = attentionLayer(context(i), `decoder.${i}.attention`, x, { memory: x, mask, causal: true });
+    x = attentionLayer(context(i), `decoder.${i}.cross`, x, { memory, mask: memoryMask });
+    x = feedForward(context(i), `decoder.${i}.ffn`, x);
+  }
+  return x;
+}
+
+/** u32 [batch, length]: 1 at tokens, 0 at pads. */
+function paddingMask(tokens: Tensor): Tensor {
+  const pad = equal(tokens, scalar(SPECIAL.pad, "u32"));
+  return where(pad, scalar(0, "u32"), scalar(1, "u32"));
+}
+
+const STACKS: readonly Stack[] = ["encoder", "decoder", "aux"];
+/** Streams per layer, and layers per stack, that the numbering leaves room for. */
+const USES = 16, LAYERS = 256;
+
+function layerContext(
+  parameters: Parameters,
+  config: ModelConfig,
+  dropout: number,
+  stack: Stack,
+  layer: number,
+): LayerContext {
+  const stream = ((STACKS.indexOf(stack) + 1) * LAYERS + layer) * USES;
+  return { parameters, config, dropout, stream };
+}
