@@ -47,6 +47,8 @@ export class StateMemory {
   readonly #places: Map<string, Place>;
 
   /**
+   * Allocates zeros.
+   *
    * @param device where to allocate
    * @param tensors names and shapes; 4 bytes per element
    * @param label for error messages
@@ -145,7 +147,7 @@ export class Workspace {
   readonly #device: Device;
   readonly #buffers: GPUBuffer[] = [];
 
-  /** @param device where to allocate */
+  /** Starts empty; buffers are made in `device` when programs ask for them. */
   constructor(device: Device) {
     this.#device = device;
   }

@@ -13,6 +13,8 @@ export {
   constant,
   type DType,
   input,
+  type Node,
+  type Primitive,
   reshape,
   type RunContext,
   sizeOf,
@@ -65,8 +67,23 @@ export {
 } from "./primitives/cross_entropy.ts";
 export { grad } from "./grad.ts";
 export { evaluate, type EvaluateOptions } from "./reference.ts";
-export { type DeviceClass } from "./kernel.ts";
-export { type BufferView, Device, type DeviceOptions, openDevice } from "./device.ts";
+export {
+  type Binding,
+  type DeviceClass,
+  type Epilogue,
+  type KernelSource,
+  type Launch,
+} from "./kernel.ts";
+export { type BoundEpilogue, type BoundPrologue, type Lowering, type Operand } from "./lower.ts";
+export { type PointwiseRule, type PointwiseSite } from "./primitives/pointwise.ts";
+export { type Step } from "./fuse.ts";
+export {
+  type BufferView,
+  Device,
+  type DeviceOptions,
+  openDevice,
+  type PreparedDispatch,
+} from "./device.ts";
 export { StateMemory, Workspace } from "./memory.ts";
 export {
   compile,

@@ -77,7 +77,11 @@ export class Random {
   #key: number;
   #counter = 0;
 
-  /** @param streamKey usually the result of {@link key} */
+  /**
+   * Starts a stream.
+   *
+   * @param streamKey usually the result of {@link key}
+   */
   constructor(streamKey: number) {
     this.#key = streamKey >>> 0;
   }

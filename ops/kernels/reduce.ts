@@ -108,8 +108,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   var total = ${type}();
   let end = min(P.rows, (w.y + 1u) * P.chunk);
   var r = w.y * P.chunk;
-  for (; r + 4u <= end; r += 4u) {
-    ${["r", "(r + 1u)", "(r + 2u)", "(r + 3u)"].map(add).join("\n    ")}
+  for (; r + 8u <= end; r += 8u) {
+    ${[0, 1, 2, 3, 4, 5, 6, 7].map((k) => add(`(r + ${k}u)`)).join("\n    ")}
   }
   for (; r < end; r++) ${add("r")}
   partials[w.y * P.groups + c] = total;

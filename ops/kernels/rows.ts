@@ -43,7 +43,7 @@ export function scatterAddRowsKernel(spec: ScatterSpec): Launch {
   const type = width === 4 ? "vec4f" : "f32";
   const bindings: Binding[] = [
     { name: "g", type: array, access: "read" },
-    { name: "ids", type: "array<u32>", access: "read" },
+    { name: "ids", type: "array<vec4u>", access: "read" },
     { name: "out", type: array, access: "read_write" },
   ];
   if (base === "separate") bindings.push({ name: "base", type: array, access: "read" });
@@ -52,32 +52,11 @@ export function scatterAddRowsKernel(spec: ScatterSpec): Launch {
   const params = [tableRows, count, cols / width];
   const source = { bindings, params: ["rows", "count", "groups"] };
   if (deviceClass === "software") {
-    const start = base === "in place" ? "" : `
-  for (var c = 0u; c < P.groups; c++) { out[at + c] = ${initial("at + c")}; }`;
     return {
       source: {
         name: "scatterAddRows",
         ...source,
-        body: `fn add_row(at: u32, from_row: u32) {
-  for (var c = 0u; c < P.groups; c++) { out[at + c] += g[from_row * P.groups + c]; }
-}
-@compute @workgroup_size(${SOFTWARE_LANES})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let row = ${LINEAR_GROUP} * ${SOFTWARE_LANES}u + l.x;
-  if (row >= P.rows) { return; }
-  let at = row * P.groups;${start}
-  var i = 0u;
-  for (; i + 8u <= P.count; i += 8u) {
-    ${[0, 1, 2, 3, 4, 5, 6, 7].map((k) => `let id${k} = ids[i + ${k}u];`).join(" ")}
-    if (${[0, 1, 2, 3, 4, 5, 6, 7].map((k) => `id${k} == row`).join(" || ")}) {
-      ${
-          [0, 1, 2, 3, 4, 5, 6, 7].map((k) => `if (id${k} == row) { add_row(at, i + ${k}u); }`)
-            .join("\n      ")
-        }
-    }
-  }
-  for (; i < P.count; i++) { if (ids[i] == row) { add_row(at, i); } }
-}`,
+        body: softwareScatter(cols / width, initial, base),
       },
       params,
       grid: linearGrid(Math.ceil(tableRows / SOFTWARE_LANES)),
@@ -96,15 +75,18 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   for (var c = l.x; c < P.groups; c += ${threads}u) {
     var total = ${initial("at + c")};
     var i = 0u;
-    for (; i + 8u <= P.count; i += 8u) {
-      ${[0, 1, 2, 3, 4, 5, 6, 7].map((k) => `let id${k} = ids[i + ${k}u];`).join(" ")}
-      ${
-        [0, 1, 2, 3, 4, 5, 6, 7].map((k) =>
-          `if (id${k} == row) { total += g[(i + ${k}u) * P.groups + c]; }`
-        ).join("\n      ")
+    for (; i * 4u + 4u <= P.count; i++) {
+      let id = ids[i];
+      if (any(id == vec4u(row))) {
+        ${[0, 1, 2, 3].map((k) => `if (id[${k}] == row) { ${gpuAdd(k)} }`).join("\n        ")}
       }
     }
-    for (; i < P.count; i++) { if (ids[i] == row) { total += g[i * P.groups + c]; } }
+    // The last ids share their vector with whatever pads the buffer.
+    let id = ids[i];
+    ${
+        [0, 1, 2].map((k) => `if (i * 4u + ${k}u < P.count && id[${k}] == row) { ${gpuAdd(k)} }`)
+          .join("\n    ")
+      }
     out[at + c] = total;
   }
 }`,
@@ -112,6 +94,52 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
     params,
     grid: linearGrid(tableRows),
   };
+}
+
+const gpuAdd = (k: number) => `total += g[(i * 4u + ${k}u) * P.groups + c];`;
+
+/**
+ * A software driver runs both sides of every `if`, and every loop at least once: so 32 comparisons make a
+ * bit mask without branches, and one short loop walks its bits.
+ */
+function softwareScatter(
+  groups: number,
+  initial: (at: string) => string,
+  base: ScatterSpec["base"],
+): string {
+  const unroll = groups % 4 === 0 ? 4 : 1;
+  const each = (f: (k: number) => string) =>
+    Array.from({ length: unroll }, (_, k) => f(k)).join(" ");
+  const start = base === "in place" ? "" : `
+  for (var c = 0u; c < P.groups; c += ${unroll}u) { ${
+    each((k) => `out[at + c + ${k}u] = ${initial(`at + c + ${k}u`)};`)
+  } }`;
+  const matches = Array.from({ length: 8 }, (_, v) =>
+    `{ let id = ids[i * 8u + ${v}u];
+      let hit = select(vec4u(), vec4u(${
+      [0, 1, 2, 3].map((k) => `${2 ** (v * 4 + k)}u`).join(", ")
+    }), id == vec4u(row));
+      hits |= hit.x | hit.y | hit.z | hit.w; }`).join("\n    ");
+  return `@compute @workgroup_size(${SOFTWARE_LANES})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
+  let row = ${LINEAR_GROUP} * ${SOFTWARE_LANES}u + l.x;
+  if (row >= P.rows) { return; }
+  let at = row * P.groups;${start}
+  for (var i = 0u; i * 32u < P.count; i++) {
+    var hits = 0u;
+    ${matches}
+    // The last ids share their vectors with whatever pads the buffer.
+    let left = P.count - i * 32u;
+    hits &= select(0xffffffffu, (1u << (left & 31u)) - 1u, left < 32u);
+    while (hits != 0u) {
+      let source_at = (i * 32u + firstTrailingBit(hits)) * P.groups;
+      hits &= hits - 1u;
+      for (var c = 0u; c < P.groups; c += ${unroll}u) {
+        ${each((k) => `out[at + c + ${k}u] += g[source_at + c + ${k}u];`)}
+      }
+    }
+  }
+}`;
 }
 
 /** Position rows of token sequences, a thread per sequence. Binds tokens, positions. */

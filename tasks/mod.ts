@@ -1,0 +1,26 @@
+/**
+ * The jobs as functions: corpus, tokenizer, packing, batches, training, checkpoints, metrics, reports.
+ *
+ * @module
+ */
+
+export * from "./batches.ts";
+export * from "./checkpoint.ts";
+export * from "./corpus.ts";
+export * from "./metrics.ts";
+export * from "./objective.ts";
+export * from "./pack.ts";
+export * from "./packed.ts";
+export * from "./pretrain.ts";
+export {
+  type GivenPretrain,
+  learningRate,
+  type PretrainConfig,
+  resolvePretrain,
+} from "./pretrain_options.ts";
+export * from "./progress.ts";
+export * from "./report.ts";
+export * from "./shuffle.ts";
+export * from "./tokenizer.ts";
+export * from "./tokenizer/train.ts";
+export * from "./trainer.ts";

@@ -1,0 +1,74 @@
+// The house rules that a reader relies on, checked on the sources themselves.
+
+import assert from "node:assert/strict";
+import { readdir, readFile } from "node:fs/promises";
+import { dirname, join, normalize } from "node:path";
+
+const ROOT = join(import.meta.dirname!, "..", "..");
+/** From the bottom up: a layer may import from itself and from those before it. */
+const LAYERS = ["ops", "models", "tasks", "scripts"];
+
+async function sources(): Promise<{ path: string; layer: string; text: string }[]> {
+  const found = [];
+  for (const layer of LAYERS) {
+    for (const entry of await readdir(join(ROOT, layer), { recursive: true })) {
+      if (!entry.endsWith(".ts")) continue;
+      const path = join(layer, entry);
+      found.push({ path, layer, text: await readFile(join(ROOT, path), "utf8") });
+    }
+  }
+  return found;
+}
+
+/** Specifiers of a module's imports and re-exports, those in comments left out. */
+function importsOf(text: string): string[] {
+  const code = text.replace(/\/\*[\s\S]*?\*\//g, "");
+  return [...code.matchAll(/^(?:import|export)\b[^;]*?from\s+"([^"]+)"/gm)].map((m) => m[1]);
+}
+
+Deno.test("imports point down: scripts, tasks, models, ops", async () => {
+  for (const { path, layer, text } of await sources()) {
+    for (const specifier of importsOf(text).filter((s) => s.startsWith("."))) {
+      const target = normalize(join(dirname(path), specifier)).split(/[\\/]/)[0];
+      const allowed = LAYERS.slice(0, LAYERS.indexOf(layer) + 1);
+      assert.ok(
+        allowed.includes(target),
+        `${path} imports ${specifier}: ${layer} is below ${target}`,
+      );
+    }
+  }
+});
+
+Deno.test("ops and models run in a browser: no Deno, no node modules, no packages", async () => {
+  for (const { path, layer, text } of await sources()) {
+    if (layer !== "ops" && layer !== "models") continue;
+    const code = text.replace(/\/\*[\s\S]*?\*\//g, "");
+    assert.ok(!/\bDeno\./.test(code), `${path} uses Deno`);
+    const foreign = importsOf(text).filter((s) => !s.startsWith("."));
+    assert.deepEqual(foreign, [], `${path} imports packages`);
+  }
+});
+
+Deno.test("nothing imports from a registry that is not npm, and versions are exact", async () => {
+  for (const { path, text } of await sources()) {
+    for (const specifier of importsOf(text)) {
+      assert.ok(!/^(jsr|https?):/.test(specifier), `${path} imports ${specifier}`);
+    }
+  }
+  const { imports } = JSON.parse(await readFile(join(ROOT, "deno.json"), "utf8"));
+  for (const [name, target] of Object.entries<string>(imports)) {
+    assert.match(target, /^npm:.+@\d+\.\d+\.\d+$/, `${name} is not pinned`);
+  }
+});
+
+Deno.test("mod.ts files hold exports only", async () => {
+  const layers = ["ops", "models", "tasks"].map((l) => join(l, "mod.ts"));
+  for (const path of ["mod.ts", ...layers]) {
+    const text = await readFile(join(ROOT, path), "utf8");
+    const code = text.replace(/\/\*[\s\S]*?\*\//g, "").replace(
+      /export\s+[\s\S]*?from\s+"[^"]+";/g,
+      "",
+    );
+    assert.equal(code.trim(), "", `${path} holds more than exports`);
+  }
+});
