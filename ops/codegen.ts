@@ -106,7 +106,7 @@ class Group {
     const statements = [`let ${flat} = ${row} * ${this.param(cols)} + ${col};`];
     const known = new Map(seeds);
     let value = [...seeds.values()].at(-1) ?? "";
-    for (const node of this.#nodes) {
+    for (const [i, node] of this.#nodes.entries()) {
       const [out] = node.outputs;
       const text = node.primitive === GATHER
         ? this.#gather(node, row, col, flat, width)
@@ -121,7 +121,7 @@ class Group {
             leading: out.shape[0] ?? 1,
           },
         );
-      value = `${tag}${node.id - this.#nodes[0].id}`;
+      value = `${tag}${i}`;
       statements.push(`let ${value} = ${text};`);
       known.set(out, value);
     }
