@@ -315,7 +315,7 @@ function rtdWeights(objective: ObjectiveConfig, replacedness: Tensor, counted: T
 /** −log(c·[not replaced] + (1 − c)·softmax), where 1 − c is what the RTD head thinks. */
 function copyLoss(nll: Tensor, replacedness: Tensor, isReplaced: Tensor): Tensor {
   const written = stopGradient(replacedness);
-  const copied = mul(sub(scalar(1), written), sub(scalar(1), isReplaced));
+  const copied = stopGradient(mul(sub(scalar(1), written), sub(scalar(1), isReplaced)));
   // Far below any probability that matters, and keeps the logarithm finite.
   const least = scalar(1e-30);
   return neg(log(add(least, add(copied, mul(written, exp(neg(nll)))))));
@@ -326,8 +326,9 @@ function copyLoss(nll: Tensor, replacedness: Tensor, isReplaced: Tensor): Tensor
  * vocabulary is held in training.
  *
  * @param noise what the main model's encoder sees, u32 [batch, length]
- * @returns `mlm` [batch, slots, vocab], `clm` [batch, length, vocab], `rtd` [batch, length]
- * @throws {Error} if the model has no RTD head
+ * @param options `rtdLocation`: what the RTD head reads
+ * @returns `mlm` [batch, slots, vocab], `clm` [batch, length, vocab], and `rtd` [batch, length] if the
+ *   model has an RTD head
  *
  * @example
  * ```ts
@@ -347,14 +348,17 @@ export function metroLogits(
   config: ModelConfig,
   inputs: MetroInputs,
   noise: Tensor,
-): Record<"mlm" | "clm" | "rtd", Tensor> {
+  { rtdLocation = "encoder" }: Partial<Pick<ObjectiveConfig, "rtdLocation">> = {},
+): Record<"mlm" | "clm", Tensor> & { rtd?: Tensor } {
   const aux = encode(parameters, config, inputs.auxTokens, { stack: "aux" });
   const memory = encode(parameters, config, noise);
   const decoded = decode(parameters, config, inputs.decoderTokens, { memory, memoryTokens: noise });
   return {
     mlm: languageModelLogits(parameters, config, "mlm", rowsAt(aux, inputs.positions)),
     clm: languageModelLogits(parameters, config, "clm", decoded),
-    rtd: rtdLogits(parameters, config, memory),
+    ...(config.rtdHead !== "none" && {
+      rtd: rtdLogits(parameters, config, rtdLocation === "encoder" ? memory : decoded),
+    }),
   };
 }
 

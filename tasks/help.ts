@@ -56,6 +56,7 @@ export function help(options: Options, page: HelpPage, width = 90): string {
 }
 
 function flagHead(key: string, option: Option): string {
+  if (option.type === "paths" && option.positional) return placeholder(option);
   if (option.type === "boolean") return `--${option.default ? "no-" : ""}${flagName(key)}`;
   return `--${flagName(key)} ${placeholder(option)}`;
 }

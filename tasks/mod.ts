@@ -21,6 +21,8 @@ export {
 export * from "./progress.ts";
 export * from "./report.ts";
 export * from "./shuffle.ts";
+export * from "./step_folder.ts";
 export * from "./tokenizer.ts";
 export * from "./tokenizer/train.ts";
 export * from "./trainer.ts";
+export * from "./verify_step.ts";

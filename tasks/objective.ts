@@ -65,17 +65,22 @@ export interface Objective {
   figures(sums: Record<string, number>, counts: Record<string, number>): Record<string, number>;
 }
 
-/** METRO: an auxiliary model makes the noise, the main model detects and corrects it. */
+/**
+ * METRO: an auxiliary model makes the noise, the main model detects and corrects it.
+ *
+ * @param options `givenNoise`: batches bring the noise as another input, `noise`; nothing is sampled
+ */
 export function metroObjective(
   model: ModelConfig,
   config: ObjectiveConfig,
   seed: number,
+  options: { givenNoise?: boolean } = {},
 ): Objective {
   return {
     parts: PARTS,
     sums: METRO_SUMS,
     build: (parameters, rows, length, train) =>
-      metro(parameters, model, config, metroInputs(config, rows, length), { train }),
+      metro(parameters, model, config, metroInputs(config, rows, length, options), { train }),
     prepare(batch) {
       const { inputs, counts } = prepareMetroBatch(model, config, batch, seed);
       return { ...shapeOf(batch), inputs, counts: { ...counts } };

@@ -63,6 +63,8 @@ export interface PathsOption extends OptionText {
   type: "paths";
   /** The value when nothing is given. */
   default?: readonly string[];
+  /** Words that belong to no flag are its values too: `verify step a b`. One option at most. */
+  positional?: boolean;
 }
 
 /** A switch: `--resume`, `--no-resume`. */
@@ -198,10 +200,12 @@ export function parseFlags<T extends Options>(options: T, args: readonly string[
   });
 
   const given: Record<string, unknown> = {};
+  const positional = Object.keys(options).find((key) => isPositional(options[key]));
   let openList: string[] | undefined; // `--text a b c`: later words belong to the last list
   for (const token of tokens) {
     if (token.kind === "option-terminator") continue;
     if (token.kind === "positional") {
+      if (!openList && positional) openList = (given[positional] ??= []) as string[];
       if (!openList) throw unexpectedWord(token.value);
       openList.push(token.value);
       continue;
@@ -287,6 +291,10 @@ function flagNames(options: Options): Map<string, string> {
  */
 export function flagName(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => "-" + letter.toLowerCase());
+}
+
+function isPositional(option: Option): boolean {
+  return option.type === "paths" && option.positional === true;
 }
 
 /** The word after a flag; another flag there means that the word was forgotten. */

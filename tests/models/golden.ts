@@ -1,10 +1,9 @@
 /**
- * Reads the golden numbers: one training step of the reference implementation, and checkpoints in the
+ * Reads the golden numbers: training steps of the reference implementation, and checkpoints in the
  * released layout. They lie beside the repository, so tests that need them are skipped elsewhere.
  */
-import { foreignNames, ourNames, transpose } from "../../models/names.ts";
-import type { ModelConfig, ObjectiveConfig } from "../../models/config.ts";
-import { PARTS } from "../../models/parameters.ts";
+import { fileURLToPath } from "node:url";
+import type { ModelConfig } from "../../models/config.ts";
 import { preset } from "../../models/presets.ts";
 import { decodeFloats, parseHeader } from "../../models/safetensors.ts";
 
@@ -33,65 +32,9 @@ export function goldenTensors(path: string): Map<string, GoldenTensor> {
   }));
 }
 
-/** One step of the reference. */
-export interface GoldenStep {
-  config: Record<string, number> & Pick<ModelConfig, "share"> & { rtd_head: "roberta" };
-  objective: {
-    masked_positions_only: ObjectiveConfig["maskedPositionsOnly"];
-    weighted_lm_loss: boolean;
-    mlm_weight: number;
-    rtd_weight: number;
-    clm_weight: number;
-  };
-  batch: Record<"tokens" | "selected" | "aux_input" | "decoder_input", number[][]>;
-  steps: {
-    noise: number[][];
-    mlm: number;
-    clm: number;
-    rtd: number;
-    loss: number;
-    sample_size: number;
-    replaced_total: number;
-    rtd_replaced_correct: number;
-    clm_replaced_correct: number;
-    mlm_correct: number;
-  }[];
-}
-
-/** A step's configuration, in our terms. */
-export function goldenConfig({ config, objective }: GoldenStep) {
-  const model: ModelConfig = {
-    ...preset("base").model,
-    vocabSize: config.vocab_size,
-    sentinels: config.sentinels,
-    dModel: config.d_model,
-    heads: config.num_heads,
-    dFf: config.d_ff,
-    encoderLayers: config.encoder_layers,
-    decoderLayers: config.decoder_layers,
-    auxLayers: config.aux_layers,
-    relativeBuckets: config.relative_buckets,
-    relativeMaxDistance: config.relative_max_distance,
-    maxPositions: config.max_positions,
-    positionRows: 1026,
-    share: config.share,
-    rtdHead: config.rtd_head,
-    dropout: config.dropout,
-    layerNormEps: config.layer_norm_eps,
-  };
-  return {
-    model,
-    objective: {
-      ...preset("base").objective,
-      // Room for any number of selected positions: the golden masks are not of the usual length.
-      maskProbability: 0.5,
-      maskedPositionsOnly: objective.masked_positions_only,
-      weightedLmLoss: objective.weighted_lm_loss,
-      mlmWeight: objective.mlm_weight,
-      rtdWeight: objective.rtd_weight,
-      clmWeight: objective.clm_weight,
-    },
-  };
+/** A file or folder of `golden/`, as a path. */
+export function goldenPath(path: string): string {
+  return fileURLToPath(new URL(path, FOLDER));
 }
 
 /** The configuration of a checkpoint in the released layout, in our terms. */
@@ -110,24 +53,6 @@ export function releasedConfig(config: Record<string, number>): ModelConfig {
     maxPositions: config.max_positions,
     layerNormEps: config.layer_norm_epsilon,
   };
-}
-
-/** Weights or gradients under reference names, as ours. */
-export function fromReference(
-  config: ModelConfig,
-  tensors: Map<string, GoldenTensor>,
-): Record<string, Float32Array> {
-  const names = ourNames(config, "reference", PARTS);
-  const foreign = foreignNames(config, "reference", PARTS);
-  const values: Record<string, Float32Array> = {};
-  for (const [name, tensor] of tensors) {
-    const ours = names.get(name)!;
-    const [rows, columns] = tensor.shape;
-    values[ours] = foreign.get(ours)!.transposed
-      ? transpose(tensor.values, rows, columns)
-      : tensor.values;
-  }
-  return values;
 }
 
 function exists(path: URL): boolean {

@@ -10,14 +10,8 @@ import { preset } from "../../models/presets.ts";
 import { decode, encode } from "../../models/transformer.ts";
 import { languageModelLogits } from "../../models/heads.ts";
 import { evaluate, input } from "../../ops/mod.ts";
-import {
-  goldenConfig,
-  goldenJson,
-  type GoldenStep,
-  goldenTensors,
-  hasGolden,
-  releasedConfig,
-} from "./golden.ts";
+import { readStepFolder } from "../../tasks/step_folder.ts";
+import { goldenJson, goldenPath, goldenTensors, hasGolden, releasedConfig } from "./golden.ts";
 
 Deno.test("foreignNames: the release has 526 tensors of base, 1042 of large++, tied ones included", () => {
   for (const [name, count] of [["base", 526], ["base++", 526], ["large++", 1042]] as const) {
@@ -50,8 +44,8 @@ for (const name of ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm"
   Deno.test({
     name: `foreignNames: names and shapes of golden step ${name}`,
     ignore: !hasGolden,
-    fn() {
-      const { model } = goldenConfig(goldenJson<GoldenStep>(`metro_step/${name}/step.json`));
+    async fn() {
+      const { model } = await readStepFolder(goldenPath(`metro_step/${name}`));
       const tensors = goldenTensors(`metro_step/${name}/params_before.safetensors`);
       const expected = new Map(Array.from(tensors, ([name, { shape }]) => [name, shape]));
       const names = Array.from(foreignNames(model, "reference", PARTS).values());

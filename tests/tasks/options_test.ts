@@ -87,6 +87,16 @@ Deno.test("flags are read in both spellings, lists with spaces or repeated", () 
   assert.deepEqual(parseFlags(options, ["--shuffle=false"]), { shuffle: false });
 });
 
+Deno.test("words without a flag go to the positional option", () => {
+  const folders = { type: "paths", positional: true, help: "Folders." } as const;
+  const step = describe({ folders, tolerance: { type: "number", help: "Largest error." } });
+  assert.deepEqual(parseFlags(step, ["a", "--tolerance", "1e-3", "b"]), {
+    folders: ["a", "b"],
+    tolerance: 1e-3,
+  });
+  assert.match(help(step, { usage: "verify", intro: "Verifies." }), /^ {2}PATH\.\.\. +Folders\.$/m);
+});
+
 Deno.test("an unknown flag suggests the nearest one", () => {
   assert.equal(failure("--upadtes", "3"), "unknown flag --upadtes; did you mean --updates?");
   assert.equal(failure("--batch"), "unknown flag --batch; did you mean --batch-tokens?");

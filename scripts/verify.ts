@@ -1,0 +1,111 @@
+/**
+ * `deno task verify`: checks the toolkit against numbers of other implementations. The first word says
+ * what to check.
+ *
+ * @module
+ */
+import { openDevice } from "../ops/mod.ts";
+import { main } from "../tasks/cli.ts";
+import { help } from "../tasks/help.ts";
+import { nearest } from "../tasks/nearest.ts";
+import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
+import { ensureAdapter } from "../tasks/setup.ts";
+import { readStepFolder, type StepFolder } from "../tasks/step_folder.ts";
+import { stepFailures, stepReportLines, verifyStep } from "../tasks/verify_step.ts";
+import { UserError } from "../ops/errors.ts";
+
+/** Something to check; `run` is true if all is well. */
+interface Check {
+  does: string;
+  page(): string;
+  run(args: readonly string[]): Promise<boolean>;
+}
+
+const STEP = describe({
+  folders: {
+    type: "paths",
+    positional: true,
+    unit: "dir...",
+    help: "Folders with step.json, params_before, params_after, grads and logits.safetensors.",
+  },
+  tolerance: {
+    type: "number",
+    above: 0,
+    default: 1e-3,
+    help: "Largest error that passes, relative to the largest magnitude of each tensor.",
+  },
+  tiles: {
+    type: "choice",
+    choices: ["software", "gpu"],
+    help: "Family of kernel tiles to check. Default: the one that suits the adapter.",
+  },
+});
+
+const step: Check = {
+  does: "training steps: losses, logits, gradients, and weights after AdamW",
+  page: () =>
+    help(STEP, {
+      usage: "deno task verify step DIR... [flags]",
+      intro:
+        "Repeats training steps of another METRO implementation with its noise tokens and compares " +
+        "losses, counts, logits, every gradient, gradient norms and all weights after the updates. " +
+        "A tensor's largest error counts, relative to its largest magnitude; for gradients, to at " +
+        "least 1e-4 of the largest gradient of all, since some are zero but for rounding. A weight " +
+        "may differ further by what one unit of float32 rounding of the largest gradient does to " +
+        "its AdamW updates, which is negligible unless its gradient is nothing but rounding; the " +
+        "table says how many weights need that. Exits with code 1 if anything is beyond the " +
+        "tolerance.",
+      examples: [
+        {
+          command: "deno task verify step golden/tiny_lm --tiles gpu",
+          does: "check the kernels for GPUs, whatever the adapter",
+        },
+      ],
+    }),
+  async run(args) {
+    const { folders = [], tiles, tolerance } = { ...defaults(STEP), ...parseFlags(STEP, args) };
+    if (folders.length === 0) throw new UserError("expected one or more folders, got none");
+    const read: StepFolder[] = []; // All before the first is run: a mistake shows at once.
+    for (const folder of folders) read.push(await readStepFolder(folder));
+    await ensureAdapter();
+    // Installing the driver was the only reason to start other programs.
+    await Deno.permissions.revoke({ name: "run" });
+    const device = await openDevice({ deviceClass: tiles });
+    console.log(`On ${device.adapterName}, with ${device.deviceClass} tiles`);
+    let ok = true;
+    for (const folder of read) {
+      const report = await verifyStep(device, folder, tolerance);
+      console.log(`\n${stepReportLines(report, tolerance).join("\n")}`);
+      ok &&= stepFailures(report, tolerance).length === 0;
+    }
+    device.destroy();
+    return ok;
+  },
+};
+
+const CHECKS: Readonly<Record<string, Check>> = { step };
+
+function overview(): string {
+  const width = Math.max(...Object.keys(CHECKS).map((name) => name.length)) + 4;
+  const rows = Object.entries(CHECKS).map(([name, { does }]) => `  ${name.padEnd(width)}${does}`);
+  return [
+    "Checks the toolkit against numbers of other implementations.",
+    "Usage: deno task verify CHECK ... (each has its own --help)",
+    `Checks:\n${rows.join("\n")}`,
+  ].join("\n\n");
+}
+
+function checkNamed(name: string): Check {
+  if (Object.hasOwn(CHECKS, name)) return CHECKS[name];
+  const names = Object.keys(CHECKS), near = nearest(name, names);
+  const hint = near ? `; did you mean ${near}?` : "";
+  throw new UserError(`expected what to check, one of ${names.join(", ")}, got '${name}'${hint}`);
+}
+
+await main(async () => {
+  const [name, ...rest] = Deno.args;
+  if (name === undefined || wantsHelp([name])) return console.log(overview());
+  const check = checkNamed(name);
+  if (wantsHelp(rest)) return console.log(check.page());
+  Deno.exit(await check.run(rest) ? 0 : 1);
+});
