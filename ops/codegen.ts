@@ -93,17 +93,19 @@ class Group {
    * Statements that compute every node at a place, and the expression of the last one.
    *
    * @param seeds expressions of tensors that are already in registers
+   * @param at flat index of the place, where it is known; computed from row and col if absent
    */
   emit(
     seeds: Map<Tensor, string>,
     row: string,
     col: string,
     width: 1 | 4,
+    at?: string,
   ): { statements: string; value: string; flat: string } {
     const { cols } = asMatrix(this.#shape);
     const tag = `${this.#context.prefix}v`;
     const flat = `${tag}_at`;
-    const statements = [`let ${flat} = ${row} * ${this.param(cols)} + ${col};`];
+    const statements = [`let ${flat} = ${at ?? `${row} * ${this.param(cols)} + ${col}`};`];
     const known = new Map(seeds);
     let value = [...seeds.values()].at(-1) ?? "";
     for (const [i, node] of this.#nodes.entries()) {
@@ -243,14 +245,9 @@ export function pointwiseKernel(
   const { cols } = asMatrix(result.shape);
   const count = sizeOf(result.shape) / width;
   const threads = 64;
-  const groupsPerRow = group.param(cols / width);
   const total = group.param(count);
-  const { statements, value, flat } = group.emit(
-    new Map(),
-    `(i / ${groupsPerRow})`,
-    `(i % ${groupsPerRow} * ${width}u)`,
-    width,
-  );
+  const { statements, value, flat } = group.emit(new Map(), "row", "col", width, `i * ${width}u`);
+  const place = placeOf(statements, cols / width, (v) => group.param(v), width);
   const name = nodes.map((n) => n.primitive.name).slice(-3).join("+");
   return {
     launch: {
@@ -264,6 +261,7 @@ export function pointwiseKernel(
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
 let i = ${LINEAR_GROUP} * ${threads}u + l.x;
 if (i >= ${total}) { return; }
+${place}
 ${statements}
 ${storeOut(value, flat, width, width)}
 }`,
@@ -273,6 +271,25 @@ ${storeOut(value, flat, width, width)}
     },
     operands: { ...group.operands, out: { tensor: result } },
   };
+}
+
+/**
+ * Statements that define `row` and `col` from the linear index `i`, if the text uses them. Integer division
+ * is the slowest thing such a kernel can do, so it is left out, or is a shift, wherever possible.
+ */
+function placeOf(
+  text: string,
+  groupsPerRow: number,
+  param: (value: number) => string,
+  width: 1 | 4,
+): string {
+  if (!/\b(row|col)\b/.test(text)) return "";
+  const shift = Math.log2(groupsPerRow);
+  return Number.isInteger(shift)
+    ? `let row = i >> ${param(shift)}; let col = (i & ${param(groupsPerRow - 1)}) * ${width}u;`
+    : `let row = i / ${param(groupsPerRow)}; let col = (i - row * ${
+      param(groupsPerRow)
+    }) * ${width}u;`;
 }
 
 /**
@@ -317,18 +334,24 @@ export function groupPrologue(
   context: GroupContext,
 ): BoundPrologue {
   const group = new Group(nodes, target.shape, context);
-  const load = (row: string, col: string, width: 1 | 4) => {
+  const { cols } = asMatrix(target.shape);
+  const load = (row: string, col: string, width: 1 | 4, at?: string) => {
     if (nodes.length === 0) {
-      const { cols } = asMatrix(target.shape);
       const name = group.bind(target, group.width);
-      return {
-        statements: "",
-        value: element(name, `(${row} * ${group.param(cols)} + ${col})`, width, group.width),
-      };
+      const index = at ?? `${row} * ${group.param(cols)} + ${col}`;
+      return { statements: "", value: element(name, `(${index})`, width, group.width) };
     }
-    return group.emit(new Map(), row, col, width);
+    return group.emit(new Map(), row, col, width, at);
   };
+  const loadLinear = (index: string) => {
+    const { width } = group;
+    const { statements, value } = load("row", "col", width, "i * " + width + "u");
+    const place = placeOf(statements, cols / width, (v) => group.param(v), width);
+    return { statements: `let i = ${index};\n${place}\n${statements}`, value };
+  };
+  // Emitting once each way fills the bindings and params, which the caller reads first.
   load("r", "c", group.width);
+  loadLinear("i");
   return {
     parts: {
       bindings: group.bindings,
@@ -338,7 +361,8 @@ export function groupPrologue(
       usesRun: group.usesRun,
     },
     operands: group.operands,
-    load,
+    load: (row, col, width) => load(row, col, width),
+    loadLinear,
     width: group.width,
   };
 }

@@ -40,6 +40,11 @@ export interface BoundPrologue {
    * @param col WGSL `u32` expression: first column, in elements
    */
   load(row: string, col: string, width: 1 | 4): { statements: string; value: string };
+  /**
+   * The same for the `index`-th group of {@link width} elements, counted through all rows. The statements
+   * define `i`, so they need a block of their own.
+   */
+  loadLinear(index: string): { statements: string; value: string };
   /** 4 if rows can be read four columns at a time. */
   width: 1 | 4;
 }

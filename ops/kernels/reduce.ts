@@ -122,7 +122,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
 
 /** [rows, cols] → []. */
 export function reduceAll(to: Lowering, rows: number, cols: number): void {
-  const { parts, operands, load, width } = to.prologue();
+  const { parts, operands, loadLinear, width } = to.prologue();
   const { epilogue, operands: outputs } = to.epilogue();
   const count = rows * cols / width;
   const software = to.deviceClass === "software";
@@ -134,12 +134,8 @@ export function reduceAll(to: Lowering, rows: number, cols: number): void {
   const frame = rowFrame(to.deviceClass);
   const type = width === 4 ? "vec4f" : "f32";
   const partial = to.scratch(partials * 4, "partial sums");
-  const add = (i: string) => {
-    const { statements, value } = load(
-      `(${i} / P.groupsPerRow)`,
-      `(${i} % P.groupsPerRow * ${width}u)`,
-      width,
-    );
+  const add = (index: string) => {
+    const { statements, value } = loadLinear(index);
     return `{ ${statements}\ntotals += ${value}; }`;
   };
   // Threads walk with a stride, so that neighbours read neighbours.
@@ -147,7 +143,7 @@ export function reduceAll(to: Lowering, rows: number, cols: number): void {
     source: {
       name: "sumAll",
       bindings: [...parts.bindings, { name: "partials", type: "array<f32>", access: "read_write" }],
-      params: ["count", "groupsPerRow", "threads", ...parts.params],
+      params: ["count", "threads", ...parts.params],
       usesRun: parts.usesRun,
       body: `${parts.functions}
 ${frame.functions}
@@ -174,7 +170,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
       }
 }`,
     },
-    params: [count, cols / width, groups * threads, ...parts.values],
+    params: [count, groups * threads, ...parts.values],
     grid: linearGrid(groups),
   }, { ...operands, partials: partial });
   to.emit({

@@ -1,0 +1,51 @@
+/**
+ * How much arithmetic a model is, by its formula: what a benchmark divides by time, whatever the kernels
+ * really compute.
+ *
+ * @module
+ */
+
+import type { ModelConfig, ObjectiveConfig } from "../../models/mod.ts";
+
+/**
+ * Floating-point operations per token of METRO's forward pass: 2 per multiplication and addition of the
+ * matrix products, attention over full squares, language modeling heads on the positions they read.
+ *
+ * @param length tokens per sequence
+ *
+ * @example
+ * ```ts
+ * import { forwardFlopsPerToken } from "./flops.ts";
+ * import { preset } from "../../models/mod.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model, objective } = preset("base");
+ * assert.equal(Math.round(forwardFlopsPerToken(model, objective, 512) / 1e6), 533);
+ * ```
+ */
+export function forwardFlopsPerToken(
+  model: ModelConfig,
+  objective: ObjectiveConfig,
+  length: number,
+): number {
+  const { dModel: d, dFf, vocabSize, encoderLayers, decoderLayers, auxLayers } = model;
+  const { maskProbability, maskedPositionsOnly } = objective;
+  const attention = 8 * d * d + 4 * length * d, feedForward = 4 * d * dFf;
+  const dense = 2 * d * d, logits = 2 * d * vocabSize;
+  const head = (kind: ModelConfig["clmHead"]) => logits + (kind === "roberta" ? dense : 0);
+  const clmShare = maskedPositionsOnly === "none" ? 1 : maskProbability;
+  return (encoderLayers + auxLayers) * (attention + feedForward) +
+    decoderLayers * (2 * attention + feedForward) +
+    maskProbability * head(model.mlmHead) +
+    clmShare * head(model.clmHead) +
+    (model.rtdHead === "roberta" ? dense : 0);
+}
+
+/** The same for a training step: the backward pass is twice the forward pass. */
+export function trainingFlopsPerToken(
+  model: ModelConfig,
+  objective: ObjectiveConfig,
+  length: number,
+): number {
+  return 3 * forwardFlopsPerToken(model, objective, length);
+}

@@ -1,0 +1,277 @@
+/**
+ * What a benchmark reports: the JSON file, and the same as tables.
+ *
+ * @module
+ */
+
+/** Times of one thing, measured several times. */
+export interface Times {
+  /** The shortest, in milliseconds. */
+  min: number;
+  /** The middle one, in milliseconds. */
+  median: number;
+  /** How often it was measured. */
+  repeats: number;
+}
+
+/** One kernel, or the kernels of one operation, at one shape. */
+export interface KernelResult {
+  /** Kind of kernel. */
+  family: string;
+  /** Preset whose layers have this shape, or `cube`. */
+  of: string;
+  /** The shape in words. */
+  shape: string;
+  /** Dispatches per run, where they can be counted. */
+  dispatches?: number;
+  /** Times of one run. */
+  milliseconds: Times;
+  /** Billions of floating-point operations per second, by the shortest time. */
+  gflops?: number;
+  /** Billions of bytes per second, each operand and result counted once, by the shortest time. */
+  gbps?: number;
+  /** Middle of the ratios to the matrix product measured just before. */
+  ofMatmul?: number;
+}
+
+/** Whole training updates of one preset. */
+export interface UpdateResult {
+  /** The preset. */
+  preset: string;
+  /** Parameters, auxiliary model included. */
+  parameters: number;
+  /** Sequences and their length; one micro-batch per update. */
+  batch: { rows: number; length: number };
+  /** Milliseconds of an update. */
+  milliseconds: Times;
+  /** By the shortest time. */
+  tokensPerSecond: number;
+  /** Billions of operations per second by the model's formula, by the shortest time. */
+  gflops: number;
+  /** Middle of the ratios to the matrix products measured before and after. */
+  ofMatmul: number;
+  /** Device memory of parameters, optimizer, inputs and intermediate values. */
+  deviceBytes: number;
+  /** The part of it that holds intermediate values. */
+  workspaceBytes: number;
+  /** Dispatches of the forward and backward pass. */
+  dispatches: number;
+  /** JavaScript time to record them, in microseconds for each. */
+  encodeMicroseconds: number;
+  /** Milliseconds of compiling programs and pipelines. */
+  compileMilliseconds: number;
+  /** Device buffers made by updates; must be 0. */
+  buffersCreated: number;
+  /** Pipelines made by updates; must be 0. */
+  pipelinesCreated: number;
+  /** Growth of the process over the updates after the first measurement, if there were any. */
+  growth?: { updates: number; bytes: number };
+  /** Share of time by kernel, largest first; needs timestamps. */
+  profile?: { kernel: string; dispatches: number; milliseconds: number }[];
+}
+
+/** Work on text, on one core. */
+export interface DataResult {
+  /** What was done. */
+  job: string;
+  /** How much of what: `bytes` of text, or `tokens`. */
+  amount: number;
+  /** Unit of the amount. */
+  unit: "bytes" | "tokens";
+  /** Milliseconds for all of it. */
+  milliseconds: Times;
+  /** Amount per second, by the shortest time. */
+  perSecond: number;
+}
+
+/** Something that was not measured. */
+export interface Skipped {
+  /** What. */
+  what: string;
+  /** Why. */
+  why: string;
+}
+
+/** The JSON file. */
+export interface BenchReport {
+  /** When it was measured, ISO 8601. */
+  date: string;
+  /** Version of Deno. */
+  deno: string;
+  /** The device. */
+  adapter: {
+    /** The adapter's own description. */
+    name: string;
+    /** Whether it computes on the CPU. */
+    software: boolean;
+    /** Family of tile shapes. */
+    tiles: string;
+    /** Lanes of a subgroup; 0 if they are not of one fixed size. */
+    subgroupSize: number;
+    /** How kernels are timed. */
+    timing: "timestamps" | "wall clock";
+    /** Largest binding in bytes, which decides what fits. */
+    maxStorageBufferBindingSize: number;
+  };
+  /** Logical processors. */
+  cores: number;
+  /** The matrix product (size³, NN) that others are compared with, over the whole run. */
+  yardstick?: { size: number; gflops: { min: number; median: number; max: number } };
+  /** One row per kernel and shape. */
+  kernels: KernelResult[];
+  /** One entry per preset. */
+  updates: UpdateResult[];
+  /** One row per job. */
+  data: DataResult[];
+  /** What was left out. */
+  skipped: Skipped[];
+  /** Seconds that all of it took. */
+  seconds: number;
+}
+
+/**
+ * The report as aligned tables.
+ *
+ * @example
+ * ```ts
+ * import { tables } from "./report.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const milliseconds = { min: 40, median: 50, repeats: 3 };
+ * const text = tables({
+ *   date: "2026-11-20T12:00:00Z",
+ *   deno: "2.9.6",
+ *   adapter: {
+ *     name: "llvmpipe",
+ *     software: true,
+ *     tiles: "software",
+ *     subgroupSize: 8,
+ *     timing: "timestamps",
+ *     maxStorageBufferBindingSize: 2 ** 27,
+ *   },
+ *   cores: 2,
+ *   kernels: [{ family: "matmul NN", of: "cube", shape: "1024", dispatches: 1, milliseconds }],
+ *   updates: [],
+ *   data: [],
+ *   skipped: [{ what: "update of base", why: "too slow" }],
+ *   seconds: 1,
+ * });
+ * assert.match(text, /matmul NN +cube +1024 +40\.0 +50\.0/);
+ * assert.match(text, /Skipped\n {2}update of base: too slow/);
+ * ```
+ */
+export function tables(report: BenchReport): string {
+  const { kernels, updates, data, skipped } = report;
+  return [
+    headline(report),
+    kernels.length > 0 && `Kernels\n${kernelTable(kernels)}`,
+    ...updates.map(updateTable),
+    data.length > 0 && `Data, on one core\n${dataTable(data)}`,
+    skipped.length > 0 &&
+    `Skipped\n${skipped.map(({ what, why }) => `  ${what}: ${why}`).join("\n")}`,
+  ].filter((section) => section !== false).join("\n\n");
+}
+
+function headline({ date, deno, adapter, cores, yardstick, seconds }: BenchReport): string {
+  const { name, tiles, subgroupSize, timing } = adapter;
+  const lanes = subgroupSize > 0 ? `subgroups of ${subgroupSize}` : "no fixed subgroup size";
+  const lines = [
+    `${name}, ${tiles} tiles, ${lanes}, timed by ${timing}`,
+    `Deno ${deno}, ${cores} cores, ${date.slice(0, 10)}, ${seconds.toFixed(0)} s`,
+  ];
+  if (yardstick) {
+    const { size, gflops: { min, median, max } } = yardstick;
+    lines.push(
+      `Yardstick: matmul NN ${size}³, ${figure(median)} GFLOP/s (${figure(min)} to ${figure(max)})`,
+    );
+  }
+  return lines.join("\n");
+}
+
+function kernelTable(kernels: readonly KernelResult[]): string {
+  const head = ["kernel", "of", "shape", "ms min", "ms median", "GFLOP/s", "GB/s", "of matmul"];
+  const rows = kernels.map((k) => [
+    k.family,
+    k.of,
+    k.shape,
+    figure(k.milliseconds.min),
+    figure(k.milliseconds.median),
+    optional(k.gflops),
+    optional(k.gbps),
+    k.ofMatmul === undefined ? "" : percent(k.ofMatmul),
+  ]);
+  return align([head, ...rows], 3);
+}
+
+/** Kernels of a profile that are shown. */
+const SHOWN = 12;
+
+function updateTable(u: UpdateResult): string {
+  const { rows, length } = u.batch;
+  const lines: [string, string][] = [
+    ["time", `${figure(u.milliseconds.min)} ms, median ${figure(u.milliseconds.median)} ms`],
+    ["tokens per second", figure(u.tokensPerSecond)],
+    ["model GFLOP/s", `${figure(u.gflops)}, ${percent(u.ofMatmul)} of matmul`],
+    ["device memory", `${mib(u.deviceBytes)}, of it ${mib(u.workspaceBytes)} intermediate values`],
+    ["dispatches", `${u.dispatches}, ${figure(u.encodeMicroseconds)} µs of JavaScript each`],
+    ["compiling", `${figure(u.compileMilliseconds / 1000)} s`],
+    ["made by updates", `${u.buffersCreated} buffers, ${u.pipelinesCreated} pipelines`],
+  ];
+  if (u.growth) {
+    lines.push(["process growth", `${mib(u.growth.bytes)} over ${u.growth.updates} updates`]);
+  }
+  const millions = (u.parameters / 1e6).toFixed(1);
+  const title = `Update of ${u.preset} (${millions} M parameters, ${rows} × ${length} tokens)\n`;
+  return title + align(lines.map(([key, value]) => [key, value]), 2) + profileText(u);
+}
+
+function profileText({ profile }: UpdateResult): string {
+  if (!profile) return "";
+  const total = profile.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+  const rows = profile.slice(0, SHOWN).map((k) => [
+    k.kernel.length > 48 ? k.kernel.slice(0, 47) + "…" : k.kernel,
+    `${k.dispatches}`,
+    figure(k.milliseconds),
+    percent(k.milliseconds / total),
+  ]);
+  return "\n" + align([["kernel", "dispatches", "ms", "share"], ...rows], 1);
+}
+
+function dataTable(data: readonly DataResult[]): string {
+  const rows = data.map((d) => [
+    d.job,
+    figure(d.milliseconds.min),
+    figure(d.milliseconds.median),
+    d.unit === "bytes"
+      ? `${figure(d.perSecond / 1e6)} MB/s`
+      : `${figure(d.perSecond / 1e6)} M tokens/s`,
+  ]);
+  return align([["job", "ms min", "ms median", "rate"], ...rows], 1);
+}
+
+/** Columns side by side: the first `left` ones flush left, the rest flush right. */
+function align(rows: readonly (readonly string[])[], left: number): string {
+  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
+  const cell = (text: string, i: number) =>
+    i < left ? text.padEnd(widths[i]) : text.padStart(widths[i]);
+  return rows.map((row) => `  ${row.map(cell).join("  ").trimEnd()}`).join("\n");
+}
+
+function figure(x: number): string {
+  if (x === 0) return "0";
+  if (x >= 1000) return Math.round(x).toLocaleString("en-US");
+  return x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toFixed(3);
+}
+
+function optional(x: number | undefined): string {
+  return x === undefined ? "" : figure(x);
+}
+
+function percent(share: number): string {
+  return `${(share * 100).toFixed(0)} %`;
+}
+
+/** Bytes in MiB. */
+export function mib(bytes: number): string {
+  return `${figure(bytes / 1048576)} MiB`;
+}

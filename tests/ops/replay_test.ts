@@ -1,0 +1,241 @@
+// What replaying a program promises: no new GPU objects, the same bits, shared memory, few kernels.
+
+import assert from "node:assert/strict";
+import { type ModelConfig, preset } from "../../models/mod.ts";
+import { initialize } from "../../models/initialize.ts";
+import {
+  add,
+  compile,
+  type Device,
+  dropout,
+  grad,
+  input,
+  matmul,
+  mul,
+  openDevice,
+  type Program,
+  Random,
+  relu,
+  runScalar,
+  sizeOf,
+  state,
+  StateMemory,
+  sum,
+  type Tensor,
+} from "../../ops/mod.ts";
+import { writesOf } from "../../ops/fuse.ts";
+import { metroObjective, type PreparedBatch } from "../../tasks/objective.ts";
+import { Trainer } from "../../tasks/trainer.ts";
+import { gpuTest } from "../gpu.ts";
+
+const { model: tiny, objective: objectiveConfig, optimisation } = preset("tiny");
+const MODEL: ModelConfig = {
+  ...tiny,
+  vocabSize: 96,
+  sentinels: 32,
+  dModel: 16,
+  heads: 2,
+  dFf: 32,
+  encoderLayers: 1,
+  decoderLayers: 1,
+};
+const ROWS = 2, LENGTH = 16;
+const OBJECTIVE = metroObjective(MODEL, objectiveConfig, 1);
+
+/** Runs a body on a device of its own. */
+async function withDevice(body: (device: Device) => Promise<void>): Promise<void> {
+  const device = await openDevice();
+  try {
+    await body(device);
+    device.check();
+  } finally {
+    device.destroy();
+  }
+}
+
+async function withTrainer(body: (trainer: Trainer, device: Device) => Promise<void>) {
+  await withDevice(async (device) => {
+    const trainer = new Trainer(device, MODEL, OBJECTIVE, optimisation, 1);
+    trainer.initialize(initialize(MODEL, 1));
+    await body(trainer, device);
+    trainer.destroy();
+  });
+}
+
+function batch(first: number): PreparedBatch {
+  const random = new Random(first);
+  const sequences = Array.from({ length: ROWS }, (_, i): [number, number] => [0, first + i]);
+  return OBJECTIVE.prepare({
+    epoch: 0,
+    length: LENGTH,
+    rows: ROWS,
+    blocks: sequences.map(([, block]) => block),
+    tokens: Uint32Array.from({ length: ROWS * LENGTH }, () => 4 + random.below(60)),
+    lengths: new Uint32Array(ROWS).fill(LENGTH),
+    realTokens: ROWS * LENGTH,
+    sequences,
+  });
+}
+
+/** State memory with small random numbers. */
+function memoryOf(device: Device, shapes: Record<string, number[]>): StateMemory {
+  const memory = new StateMemory(device, Object.entries(shapes), "test");
+  const random = new Random(3);
+  for (const name of memory.names) {
+    const size = sizeOf(memory.shape(name));
+    memory.write(name, Float32Array.from({ length: size }, () => random.uniform() - 0.5));
+  }
+  return memory;
+}
+
+const namesOf = (program: Program) => program.dispatches.map(({ name }) => name);
+
+gpuTest("updates after the first create no buffer and no pipeline, and read nothing", async () => {
+  await withTrainer(async (trainer, device) => {
+    const step = (update: number) =>
+      trainer.update([batch(2 * update), batch(2 * update + 1)], { update, learningRate: 1e-3 });
+    step(0);
+    await device.finish();
+    const { buffersCreated, pipelineCount, allocatedBytes } = device;
+    for (let update = 1; update <= 50; update++) step(update);
+    const sums = await trainer.takeSums("train");
+    assert.equal(device.buffersCreated, buffersCreated);
+    assert.equal(device.pipelineCount, pipelineCount);
+    assert.equal(device.allocatedBytes, allocatedBytes);
+    assert.equal(sums.badUpdate, 0);
+    for (const [name, value] of Object.entries(sums)) assert.ok(Number.isFinite(value), name);
+  });
+}, { seconds: 120 });
+
+gpuTest("one key gives the same bits, another key another mask", async () => {
+  await withDevice(async (device) => {
+    const memory = memoryOf(device, { x: [32, 64] });
+    const y = dropout(state("x", [32, 64]), 0.5, 7);
+    const program = compile(device, { name: "mask", outputs: { y } }, {
+      state: (name) => memory.view(name),
+    });
+    const run = async (key: number) => {
+      program.run({ key });
+      return await program.read("y");
+    };
+    const first = await run(11);
+    assert.notDeepEqual(await run(12), first);
+    assert.deepEqual(await run(11), first);
+    program.destroy();
+    memory.destroy();
+  });
+});
+
+gpuTest("two trainers from one seed make the same bits", async () => {
+  await withDevice(async (device) => {
+    const weights: Float32Array[] = [];
+    for (let run = 0; run < 2; run++) {
+      const trainer = new Trainer(device, MODEL, OBJECTIVE, optimisation, 1);
+      trainer.initialize(initialize(MODEL, 1));
+      for (let update = 0; update < 3; update++) {
+        trainer.update([batch(update)], { update, learningRate: 1e-3 });
+      }
+      weights.push(await trainer.parameters.read("embed.tokens"));
+      trainer.destroy();
+    }
+    assert.deepEqual(weights[0], weights[1]);
+  });
+}, { seconds: 120 });
+
+gpuTest("metric sums of equal micro-batches grow evenly", async () => {
+  await withTrainer(async (trainer) => {
+    const prepared = batch(1);
+    // Evaluation: the same noise, no dropout, weights that stay.
+    const sumsOf = async (times: number) => {
+      for (let i = 0; i < times; i++) trainer.evaluate(prepared, 0);
+      return await trainer.takeSums("heldout");
+    };
+    const once = await sumsOf(1), thrice = await sumsOf(3);
+    for (const [name, value] of Object.entries(once)) {
+      const error = Math.abs(thrice[name] - 3 * value);
+      assert.ok(error <= 1e-5 * Math.abs(value), `${name}: ${value}, three times ${thrice[name]}`);
+    }
+  });
+});
+
+gpuTest("intermediate values share memory", async () => {
+  await withTrainer((trainer) => {
+    const { steps, workspaceBytes } = trainer.program(ROWS, LENGTH, true);
+    const all = steps.flatMap(writesOf).reduce((bytes, t) => bytes + 4 * sizeOf(t.shape), 0);
+    assert.ok(workspaceBytes > 0);
+    assert.ok(workspaceBytes < all / 2, `${workspaceBytes} of ${all} bytes`);
+    return Promise.resolve();
+  });
+});
+
+gpuTest("a chain of layers needs the memory of a few", async () => {
+  await withDevice((device) => {
+    const layers = 12, shape = [128, 64];
+    const shapes = Object.fromEntries(
+      Array.from({ length: layers }, (_, i) => [`w${i}`, [64, 64]]),
+    );
+    const memory = memoryOf(device, { x: shape, ...shapes });
+    let y: Tensor = state("x", shape);
+    for (let i = 0; i < layers; i++) y = relu(matmul(y, state(`w${i}`, [64, 64])));
+    const program = compile(device, { name: "chain", outputs: { y } }, {
+      state: (name) => memory.view(name),
+    });
+    assert.equal(program.dispatches.length, layers);
+    assert.ok(program.workspaceBytes <= 3 * 4 * sizeOf(shape), `${program.workspaceBytes} bytes`);
+    program.destroy();
+    memory.destroy();
+    return Promise.resolve();
+  });
+});
+
+gpuTest("a linear layer with bias, ReLU, dropout and residual is one kernel", async () => {
+  await withDevice((device) => {
+    const memory = memoryOf(device, { x: [32, 64], w: [64, 64], b: [64] });
+    const x = state("x", [32, 64]), w = state("w", [64, 64]), b = state("b", [64]);
+    const linear = add(matmul(x, w), b);
+    const graphs = { relu: relu(linear), residual: add(x, dropout(linear, 0.1, 1)) };
+    for (const [name, y] of Object.entries(graphs)) {
+      const program = compile(device, { name, outputs: { y } }, {
+        state: (s) => memory.view(s),
+      });
+      assert.equal(program.dispatches.length, 1, `${name}: ${namesOf(program)}`);
+      assert.match(program.dispatches[0].name, /^matmul/);
+      program.destroy();
+    }
+    memory.destroy();
+    return Promise.resolve();
+  });
+});
+
+gpuTest("gradients are added to their accumulators in place", async () => {
+  await withDevice(async (device) => {
+    const memory = memoryOf(device, { w: [64, 32], "grad w": [64, 32] });
+    const before = await memory.read("grad w");
+    const x = input("x", [16, 64]), w = state("w", [64, 32]), total = state("grad w", [64, 32]);
+    const loss = sum(mul(matmul(x, w), runScalar("scale")));
+    const [next] = grad(loss, [w], [mul(total, runScalar("keep"))]);
+    const program = compile(device, { name: "accumulate", updates: [[total, next]] }, {
+      state: (name) => memory.view(name),
+    });
+    assert.ok(!namesOf(program).includes("copy"), `${namesOf(program)}`);
+
+    const ones = new Float32Array(16 * 64).fill(1);
+    program.run({ inputs: { x: ones }, scalars: { scale: 0.5, keep: 1 } });
+    const added = await memory.read("grad w");
+    for (const [i, g] of added.entries()) assert.ok(Math.abs(g - before[i] - 8) < 1e-4);
+    program.run({ scalars: { scale: 0.5, keep: 0 } });
+    for (const g of await memory.read("grad w")) assert.equal(g, 8);
+    program.destroy();
+    memory.destroy();
+  });
+});
+
+gpuTest("a training program has no copies and a few dispatches per layer", async () => {
+  await withTrainer((trainer) => {
+    const names = namesOf(trainer.program(ROWS, LENGTH, true));
+    assert.ok(!names.includes("copy"));
+    // An auxiliary layer, an encoder layer, a decoder layer, three heads and three embeddings.
+    assert.ok(names.length < 320, `${names.length} dispatches`);
+    return Promise.resolve();
+  });
+});

@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { preset, PRESETS } from "../../models/mod.ts";
+import { openDevice } from "../../ops/mod.ts";
+import { bench, BENCH_PARTS, BENCH_SCALES, type BenchScale, chosen } from "../../tasks/bench.ts";
+import { forwardFlopsPerToken } from "../../tasks/bench/flops.ts";
+import { cubeCases, layerCases } from "../../tasks/bench/kernel_cases.ts";
+import { type BenchReport, tables } from "../../tasks/bench/report.ts";
+import { gpuTest } from "../gpu.ts";
+
+/** As little as can be measured. */
+const SCALE: BenchScale = {
+  ...BENCH_SCALES.quick,
+  repeat: 2,
+  tokens: () => 64,
+  cubes: [64],
+  kernel: { seconds: 0, longest: 1 },
+  update: { seconds: 1, longest: 20 },
+  text: 3e5,
+};
+
+/** Every number inside, with its path. */
+function* numbersIn(value: unknown, path = ""): Generator<[string, number]> {
+  if (typeof value === "number") yield [path, value];
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, inner] of Object.entries(value)) yield* numbersIn(inner, `${path}/${key}`);
+}
+
+/** Numbers that are 0 when all is well. */
+const MAY_BE_ZERO = /(buffersCreated|pipelinesCreated|growth\/bytes|subgroupSize|profile\/.*)$/;
+
+gpuTest("a benchmark measures everything it names, in finite positive numbers", async () => {
+  const device = await openDevice();
+  const report = await bench({ device, scale: SCALE, memory: 2e9 });
+  device.destroy();
+  const parsed: BenchReport = JSON.parse(JSON.stringify(report));
+  for (const [path, value] of numbersIn(parsed)) {
+    assert.ok(Number.isFinite(value), path);
+    assert.ok(value > 0 || (value === 0 && MAY_BE_ZERO.test(path)), `${path}: ${value}`);
+  }
+  const { model } = preset("tiny");
+  const batch = { rows: 1, length: 64, selected: 12 };
+  const cases = [...cubeCases(64), ...layerCases("tiny", model, batch)];
+  assert.deepEqual(parsed.skipped, []);
+  assert.deepEqual(
+    parsed.kernels.map(({ family, of, shape }) => `${family} ${of} ${shape}`),
+    [...cases, { family: "AdamW", of: "tiny", shape: "1833473 parameters" }]
+      .map(({ family, of, shape }) => `${family} ${of} ${shape}`),
+  );
+  for (const k of parsed.kernels) assert.ok(k.gflops || k.gbps, k.family);
+  assert.deepEqual(parsed.updates.map((u) => u.preset), ["tiny"]);
+  const [update] = parsed.updates;
+  assert.equal(update.buffersCreated, 0);
+  assert.equal(update.pipelinesCreated, 0);
+  assert.ok(update.workspaceBytes < update.deviceBytes);
+  assert.equal(parsed.data.length, 4);
+
+  const text = tables(parsed);
+  for (const k of parsed.kernels) assert.ok(text.includes(k.shape));
+  assert.match(text, /Update of tiny/);
+  assert.match(text, /encoding, cold/);
+}, { seconds: 120 });
+
+gpuTest("what does not fit or would take too long is skipped with the reason", async () => {
+  const device = await openDevice();
+  const limit = device.gpu.limits.maxStorageBufferBindingSize;
+  const scale: BenchScale = {
+    ...SCALE,
+    cubes: [],
+    kernel: { seconds: 0, longest: 1e-9 },
+    update: { seconds: 1, longest: 1e-9 },
+  };
+  const presets = ["tiny", "large++"] as const;
+  const job = { device, scale, only: ["kernels", "updates"] as const, presets, memory: 1 << 20 };
+  const { skipped, kernels, updates, data } = await bench(job);
+  device.destroy();
+  assert.deepEqual([updates, data], [[], []]);
+  // Only small streaming kernels are within these limits.
+  assert.ok(kernels.every(({ gbps }) => gbps !== undefined));
+  for (const { what, why } of skipped) {
+    assert.match(why, /^(it would take|an update would take|it needs|a parameter of)/, what);
+  }
+  const reason = (what: string) => skipped.find((s) => s.what === what)?.why ?? "";
+  assert.match(reason("update of tiny"), /MiB may be used$/);
+  if (limit < 264_241_152) assert.match(reason("update of large++"), /binding size/);
+}, { seconds: 120 });
+
+Deno.test("model FLOPs are those of the formula", () => {
+  // d 768, L 512, V 33280 / 64512; d 1024, 24 layers: in MFLOP per token.
+  const expected = { "base": 532.5, "base++": 547.0, "large++": 1766.0 };
+  for (const [name, mflops] of Object.entries(expected)) {
+    const { model, objective } = preset(name as keyof typeof expected);
+    const flops = forwardFlopsPerToken(model, objective, 512);
+    assert.ok(Math.abs(flops / 1e6 - mflops) < 0.5, `${name}: ${flops / 1e6}`);
+  }
+});
+
+Deno.test("parts and presets are checked, with the nearest name", () => {
+  assert.deepEqual(chosen("--only", ["data", "kernels"], BENCH_PARTS), ["data", "kernels"]);
+  assert.throws(() => chosen("--preset", ["bse"], PRESETS), {
+    name: "UserError",
+    message: /^--preset: expected some of tiny, .*, got 'bse'; did you mean base\?$/,
+  });
+});
