@@ -83,7 +83,7 @@ export function slotsPerSequence(objective: ObjectiveConfig, length: number): nu
  * const tokens = Uint32Array.of(0, 9, 8, 7, 6, 5, 2, 1); // One sequence of 7, padded to 8.
  * const batch = prepareMetroBatch(model, objective, { tokens, length: 8, sequences: [[0, 0]] }, 1);
  * assert.equal(batch.counts.tokens, 7);
- * assert.deepEqual(batch.inputs.decoderTokens, Uint32Array.of(2048, 0, 9, 8, 7, 6, 5, 1));
+ * assert.deepEqual(batch.inputs.decoderTokens, Uint32Array.of(512, 0, 9, 8, 7, 6, 5, 1));
  * ```
  */
 export function prepareMetroBatch(
@@ -120,7 +120,7 @@ export function prepareMetroBatch(
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny");
- * const tokens = Uint32Array.of(0, 9, 8, 2), auxTokens = Uint32Array.of(0, 2048, 8, 2);
+ * const tokens = Uint32Array.of(0, 9, 8, 2), auxTokens = Uint32Array.of(0, 512, 8, 2);
  * const batch = { tokens, length: 4, sequences: [] };
  * const { inputs } = layOutMetroBatch(model, objective, batch, auxTokens, [Uint32Array.of(1)]);
  * assert.deepEqual(inputs.positions, Uint32Array.of(1, NONE, NONE, NONE));

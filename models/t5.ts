@@ -141,10 +141,10 @@ export interface T5Batch {
  * import { preset } from "./presets.ts";
  * import assert from "node:assert/strict";
  *
- * const batch = { tokens: new Uint32Array(128).fill(9), length: 128, sequences: [[0, 0] as const] };
+ * const batch = { tokens: new Uint32Array(64).fill(9), length: 64, sequences: [[0, 0] as const] };
  * const { inputs, counts } = prepareT5Batch(preset("tiny").model, batch, 1);
- * assert.equal(inputs.source.length, 128);
- * assert.ok(counts.targets > 15);
+ * assert.equal(inputs.source.length, 72);
+ * assert.ok(counts.targets > 5);
  * ```
  */
 export function prepareT5Batch(model: ModelConfig, batch: TokenBatch, seed: number): T5Batch {
