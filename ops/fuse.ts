@@ -47,7 +47,7 @@ export function isPointwise(node: Node): boolean {
  * equal. Delaying a step to its last node is safe because only that node waits for it.
  */
 export function fuse(outputs: readonly Tensor[]): Step[] {
-  const order = simplify(outputs);
+  const order = topological(outputs);
   const uses = countUses(order, outputs);
   const steps = new Set<Step>();
   const maker = new Map<Tensor, Step>();
@@ -129,11 +129,6 @@ function countUses(order: readonly Node[], outputs: readonly Tensor[]): Map<Tens
     }
   }
   return uses;
-}
-
-/** Every node that the outputs need, in order. */
-function simplify(outputs: readonly Tensor[]): Node[] {
-  return topological(outputs);
 }
 
 /** Tensors that a step reads from memory: operands of its nodes that no node of the step makes. */
