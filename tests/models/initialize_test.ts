@@ -74,9 +74,9 @@ Deno.test("initialize: every tensor of every part, a function of seed and name",
   for (const [name, shape] of parameterShapes(model)) {
     assert.equal(values(name).length, shape.reduce((a, b) => a * b, 1));
   }
-  const name = "decoder.1.ffn.in.weight";
+  const name = "encoder.0.ffn.in.weight";
   assert.deepEqual(values(name), again(name));
   assert.notDeepEqual(values(name), other(name));
-  assert.notDeepEqual(values(name), values("decoder.0.ffn.in.weight"));
+  assert.notDeepEqual(values(name), values("encoder.1.ffn.in.weight"));
   assert.throws(() => values("decoder.9.ffn.in.weight"), /no parameter decoder.9/);
 });
