@@ -46,15 +46,20 @@ ${frame.head}
 export function reduceRows(to: Lowering, rows: number, cols: number): void {
   const prologue = to.prologue();
   const { width } = prologue;
-  const lanes = to.deviceClass === "software" ? 8 : 64;
-  const columnGroups = ceilDiv(cols / width, lanes);
+  const software = to.deviceClass === "software";
+  const lanes = software ? SOFTWARE_LANES : ROW_THREADS;
+  // On a software driver a lane owns up to four columns: a workgroup then reads longer pieces of each
+  // row, which the processor's prefetcher sees coming.
+  const perLane = software ? [4, 2].find((n) => cols / width % (lanes * n) === 0) ?? 1 : 1;
+  const columnGroups = ceilDiv(cols / width, lanes * perLane);
   // Enough workgroups to fill the machine, but at least 32 rows for each.
-  const wanted = to.deviceClass === "software" ? 16 : 512;
+  const wanted = software ? 16 : 512;
   const chunks = Math.max(1, Math.min(ceilDiv(rows, 32), ceilDiv(wanted, columnGroups)));
   const partial = to.scratch(chunks * cols * 4, "partial sums");
-  columnSums(to, prologue, { rows, cols, chunks, lanes, columnGroups }, partial);
+  columnSums(to, prologue, { rows, cols, chunks, lanes, perLane, columnGroups }, partial);
   const { epilogue, operands } = to.epilogue();
   const type = width === 4 ? "vec4f" : "f32";
+  const groups = cols / width;
   to.emit({
     source: {
       name: "sumRowsEnd",
@@ -74,22 +79,38 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   ${epilogue.store("total", "0u", `(c * ${width}u)`, width)}
 }`,
     },
-    params: [cols / width, chunks, ...epilogue.values],
-    grid: [columnGroups, 1, 1],
+    params: [groups, chunks, ...epilogue.values],
+    grid: [ceilDiv(groups, lanes), 1, 1],
   }, { partials: partial, ...operands });
+}
+
+/** How the columns and rows of a sum are shared out. */
+interface ColumnSums {
+  rows: number;
+  cols: number;
+  /** Pieces into which the rows are cut. */
+  chunks: number;
+  lanes: number;
+  /** Column groups of a lane, `lanes` apart. */
+  perLane: number;
+  columnGroups: number;
 }
 
 function columnSums(
   to: Lowering,
   { parts, operands, load, width }: BoundPrologue,
-  s: { rows: number; cols: number; chunks: number; lanes: number; columnGroups: number },
+  s: ColumnSums,
   partial: Operand,
 ): void {
   const type = width === 4 ? "vec4f" : "f32";
-  const add = (row: string) => {
-    const { statements, value } = load(row, `(c * ${width}u)`, width);
-    return `{ ${statements}\ntotal += ${value}; }`;
-  };
+  const columns = Array.from({ length: s.perLane }, (_, k) => k);
+  const at = (k: number) => `(c + ${k * s.lanes}u)`;
+  const add = (row: string) =>
+    columns.map((k) => {
+      const { statements, value } = load(row, `(${at(k)} * ${width}u)`, width);
+      return `{ ${statements}\ntotal${k} += ${value}; }`;
+    }).join("\n    ");
+  const rowsAtOnce = 8 / s.perLane;
   to.emit({
     source: {
       name: "sumRows",
@@ -103,16 +124,16 @@ function columnSums(
       body: `${parts.functions}
 @compute @workgroup_size(${s.lanes})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let c = w.x * ${s.lanes}u + l.x;
+  let c = w.x * ${s.lanes * s.perLane}u + l.x;
   if (c >= P.groups) { return; }
-  var total = ${type}();
+  ${columns.map((k) => `var total${k} = ${type}();`).join(" ")}
   let end = min(P.rows, (w.y + 1u) * P.chunk);
   var r = w.y * P.chunk;
-  for (; r + 8u <= end; r += 8u) {
-    ${[0, 1, 2, 3, 4, 5, 6, 7].map((k) => add(`(r + ${k}u)`)).join("\n    ")}
+  for (; r + ${rowsAtOnce}u <= end; r += ${rowsAtOnce}u) {
+    ${Array.from({ length: rowsAtOnce }, (_, k) => add(`(r + ${k}u)`)).join("\n    ")}
   }
-  for (; r < end; r++) ${add("r")}
-  partials[w.y * P.groups + c] = total;
+  for (; r < end; r++) { ${add("r")} }
+  ${columns.map((k) => `partials[w.y * P.groups + ${at(k)}] = total${k};`).join("\n  ")}
 }`,
     },
     params: [s.rows, s.cols / width, ceilDiv(s.rows, s.chunks), ...parts.values],

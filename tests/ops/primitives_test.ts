@@ -197,8 +197,12 @@ const CASES: Record<string, () => Case> = {
     return { outputs: [sumRows(p), sumColumns(mul(a, add(b, b))), sum(mul(p, p))], wrt: [a, b] };
   },
   "sums of long and odd shapes": () => {
-    const a = x("a", 301, 7), long = x("long", 70_001);
-    return { outputs: [sumRows(a), sumColumns(a), sum(a), sumSquares(long)], wrt: [a] };
+    const a = x("a", 301, 7), long = x("long", 70_001), wide = x("wide", 100, 128);
+    const half = x("half", 70, 64);
+    return {
+      outputs: [sumRows(a), sumColumns(a), sum(a), sumSquares(long), sumRows(wide), sumRows(half)],
+      wrt: [a],
+    };
   },
   "spread repeats a tensor": () => ({
     outputs: [mul(spread(x("a", 5, 1), [5, 8]), spread(x("b", 8), [5, 8]))],
