@@ -314,8 +314,8 @@ const BASE: Preset = {
 const TINY_OPTIMISATION = {
   peakLearningRate: 2e-3,
   warmupUpdates: 20,
-  scheduleUpdates: 300,
-  updates: 300,
+  scheduleUpdates: 240,
+  updates: 240,
   batchSequences: 32,
   sequenceLength: 64,
   clipNorm: 2,
