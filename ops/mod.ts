@@ -29,6 +29,7 @@ export {
   dropout,
   equal,
   exp,
+  gelu,
   greater,
   log,
   mul,
@@ -56,7 +57,7 @@ export {
   zeros,
 } from "./primitives/reduce.ts";
 export { matmul, type MatmulOptions } from "./primitives/matmul.ts";
-export { layerNorm } from "./primitives/layer_norm.ts";
+export { layerNorm, rmsNorm } from "./primitives/layer_norm.ts";
 export { gatherRows, positionIds, scatterAddRows } from "./primitives/rows.ts";
 export { attention, type AttentionOptions } from "./primitives/attention.ts";
 export {

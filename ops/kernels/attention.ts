@@ -71,6 +71,10 @@ export interface AttentionSpec {
   segments?: boolean;
   /** True if a relative position bias is added to the scores. */
   bias: boolean;
+  /** True if every sequence has a bias of its own; forward only. */
+  ownBias?: boolean;
+  /** What queries are multiplied by; headDim^-½ if absent. */
+  scale?: number;
   /** Probability with which an attention weight is dropped, below 1; 0 switches dropout off. */
   dropout: number;
   /** Unsigned 32-bit number of this op in its program: different streams draw different masks. */
@@ -91,8 +95,9 @@ export interface AttentionBackward {
  * The forward kernel. Bindings by name: `q`, `k`, `v`, `mask`, (`bias`), `out`, `lse`.
  *
  * Layouts, contiguous f32: `q`, `out` [batch, Lq, heads·headDim]; `k`, `v` [batch, Lk, heads·headDim];
- * `bias` [Lq + Lk − 1, heads], row j − i + Lq − 1 for query i and key j; `lse` [batch, heads, Lq]. `mask` is
- * u32 [batch, Lk], nonzero where the key may be attended.
+ * `bias` [Lq + Lk − 1, heads], row j − i + Lq − 1 for query i and key j, one such table after the other if
+ * sequences have their own; `lse` [batch, heads, Lq]. `mask` is u32 [batch, Lk], nonzero where the key may be
+ * attended.
  *
  * `lse` receives each row's log-sum-exp of the scores. A row that may attend nowhere gives output 0 and
  * lse 1e20, with which the backward kernels find all its probabilities to be 0.
@@ -536,11 +541,16 @@ function tileArrays(tile: Tile, d4: number, arrays: string[]): string {
  * what row r − 1 met before. `diagonal(at, r)` is the WGSL index of the diagonal that row r meets at
  * streamed row `at`; `open` takes the row before the first.
  */
-function biasWindow(tile: Tile, diagonal: (at: string, r: number) => string): {
+function biasWindow(
+  { ownBias = false }: AttentionSpec,
+  tile: Tile,
+  diagonal: (at: string, r: number) => string,
+): {
   open: (before: string) => string;
   slide: (at: string) => string;
 } {
-  const load = (index: string) => `bias[min(${index}, P.lq + P.lk - 2u) * P.heads + h]`;
+  const table = when(ownBias, "b * (P.lq + P.lk - 1u) * P.heads + ");
+  const load = (index: string) => `bias[${table}min(${index}, P.lq + P.lk - 2u) * P.heads + h]`;
   return {
     open: (before) =>
       each(tile.rows - 1, (r) => `var bias${r} = ${load(diagonal(before, r))};`) +
@@ -578,7 +588,9 @@ const sameSegment = ({ segments = false }: AttentionSpec, r: number, t: number):
 const keyMask = (j: string): string =>
   `select(${MASKED}, 0.0, (${j} < P.lk) & (mask[b * P.lk + min(${j}, P.lk - 1u)] != 0u))`;
 
-const scaleOf = (spec: AttentionSpec): string => String(spec.headDim ** -0.5);
+/** WGSL: the factor of the scores, behind a product. */
+const scaled = ({ headDim, scale = headDim ** -0.5 }: AttentionSpec): string =>
+  when(scale !== 1, ` * ${scale}`);
 
 /** WGSL: one past the last key that the owned queries see; a workgroup's queries if staged. */
 const lastKey = (tile: Tile): string =>
@@ -614,7 +626,7 @@ const queryDiagonal = (at: string, r: number): string =>
 function forwardMain(spec: AttentionSpec, tile: Tile): string {
   const d4 = spec.headDim / 4, { rows, step } = tile;
   const drop = spec.dropout > 0;
-  const window = biasWindow(tile, queryDiagonal);
+  const window = biasWindow(spec, tile, queryDiagonal);
   const weight = (r: number, t: number) =>
     drop ? dropped(`p${r}_${t}`, `(first + ${r}u)`, `j${t}`) : `p${r}_${t}`;
   const body = (load: (array: string, t: number) => string) => `
@@ -645,7 +657,7 @@ ${
     `${when(drop, DROP_KEY)}
 ${ownedRows(tile, "P.lq", d4)}
 ${ownSegments(spec, tile)}
-${loadOwned(tile, d4, "q", "q", ` * ${scaleOf(spec)}`)}
+${loadOwned(tile, d4, "q", "q", scaled(spec))}
 ${accumulators(tile, d4, "acc")}
 ${each(rows, (r) => `var max${r} = ${FLOOR}; var sum${r} = 0.0;`)}
 ${when(spec.bias, window.open(`${0xffffffff}u`))}
@@ -699,7 +711,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3
 function queryGradMain(spec: AttentionSpec, tile: Tile): string {
   const d4 = spec.headDim / 4, { rows } = tile;
   const drop = spec.dropout > 0;
-  const window = biasWindow(tile, queryDiagonal);
+  const window = biasWindow(spec, tile, queryDiagonal);
   const sums = !spec.bias
     ? undefined
     : tile.staged
@@ -734,7 +746,7 @@ ${sums?.add(t) ?? ""}`;
     `${when(drop, DROP_KEY)}
 ${ownedRows(tile, "P.lq", d4)}
 ${ownSegments(spec, tile)}
-${loadOwned(tile, d4, "q", "q", ` * ${scaleOf(spec)}`)}
+${loadOwned(tile, d4, "q", "q", scaled(spec))}
 ${loadOwned(tile, d4, "gOut", "g")}
 ${accumulators(tile, d4, "dq")}
 ${
@@ -756,7 +768,7 @@ ${
       })
     }
 ${sums?.close ?? ""}
-${storeOwned(tile, d4, "P.lq", "dq", (r, d) => `dq${r}_${d} * ${scaleOf(spec)}`)}`,
+${storeOwned(tile, d4, "P.lq", "dq", (r, d) => `dq${r}_${d}${scaled(spec)}`)}`,
     sums?.before,
   );
 }
@@ -876,7 +888,7 @@ function keyGradMain(spec: AttentionSpec, tile: Tile, outputs: string[]): string
   const d4 = spec.headDim / 4, { rows } = tile;
   const drop = spec.dropout > 0;
   const dk = outputs.includes("dk"), dv = outputs.includes("dv");
-  const window = biasWindow(tile, keyDiagonal);
+  const window = biasWindow(spec, tile, keyDiagonal);
   const keep = "bitcast<f32>(P.keep)";
   const body = (load: (array: string, t: number) => string) =>
     each(tile.step, (t) =>
@@ -938,7 +950,7 @@ ${
     `${when(drop, DROP_KEY)}
 ${ownedRows(tile, "P.lk", d4)}
 ${ownSegments(spec, tile)}
-${loadOwned(tile, d4, "k", "k", ` * ${scaleOf(spec)}`)}
+${loadOwned(tile, d4, "k", "k", scaled(spec))}
 ${when(dk, loadOwned(tile, d4, "v", "v"))}
 ${when(dk, accumulators(tile, d4, "dk"))}
 ${when(dv, accumulators(tile, d4, "dv"))}
@@ -954,7 +966,7 @@ ${
         body,
       })
     }
-${when(dk, storeOwned(tile, d4, "P.lk", "dk", (r, d) => `dk${r}_${d} * ${scaleOf(spec)}`))}
+${when(dk, storeOwned(tile, d4, "P.lk", "dk", (r, d) => `dk${r}_${d}${scaled(spec)}`))}
 ${when(dv, storeOwned(tile, d4, "P.lk", "dv", (r, d) => `dv${r}_${d}`))}`,
   );
 }

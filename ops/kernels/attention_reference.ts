@@ -18,7 +18,7 @@ export interface AttentionInputs {
   v: ArrayLike<number>;
   /** [batch, Lk], nonzero where the key may be attended; the key's segment, if the spec has segments */
   mask: ArrayLike<number>;
-  /** [Lq + Lk − 1, heads], if the spec has a bias */
+  /** [Lq + Lk − 1, heads], if the spec has a bias; [batch, Lq + Lk − 1, heads] if it is of each sequence */
   bias?: ArrayLike<number>;
   /** Random key of the run (dropout only); 0 if absent. */
   runKey?: number;
@@ -99,7 +99,7 @@ export function attentionReferenceBackward(
   const dq = new Float64Array(inputs.q.length);
   const dk = new Float64Array(inputs.k.length), dv = new Float64Array(inputs.v.length);
   const dbias = new Float64Array((queryLength + spec.keyLength - 1) * heads);
-  const scale = headDim ** -0.5;
+  const scale = scaleOf(spec);
   forEachRow(spec, inputs, (row) => {
     const gP = row.weights.map((p, j) => {
       let dot = 0;
@@ -121,6 +121,8 @@ export function attentionReferenceBackward(
   });
   return { dq, dk, dv, dbias };
 }
+
+const scaleOf = ({ headDim, scale = headDim ** -0.5 }: AttentionSpec): number => scale;
 
 /** One query of one head. */
 interface Row {
@@ -146,7 +148,10 @@ function forEachRow(spec: AttentionSpec, inputs: AttentionInputs, visit: (row: R
   const { q, k, mask, bias, runKey = 0, firstSequence = 0 } = inputs;
   const keys = Array.from({ length: keyLength }, (_, j) => j);
   const threshold = Math.floor(spec.dropout * 2 ** 32);
+  const scale = scaleOf(spec);
   for (let b = 0; b < batch; b++) {
+    const table = spec.ownBias ? b * (queryLength + keyLength - 1) : 0;
+    const firstDiagonal = table + queryLength - 1;
     for (let h = 0; h < heads; h++) {
       const head = (firstSequence + b) * heads + h;
       const dropKey = mix32(mix32(runKey ^ spec.stream) ^ mix32(head));
@@ -159,8 +164,8 @@ function forEachRow(spec: AttentionSpec, inputs: AttentionInputs, visit: (row: R
           if (other) return -Infinity;
           let dot = 0;
           for (let d = 0; d < headDim; d++) dot += q[at + d] * k[keyAt(j) + d];
-          const offset = spec.bias ? bias![(j - i + queryLength - 1) * heads + h] : 0;
-          return dot * headDim ** -0.5 + offset;
+          const offset = spec.bias ? bias![(firstDiagonal + j - i) * heads + h] : 0;
+          return dot * scale + offset;
         });
         const max = Math.max(...scores);
         const terms = scores.map((s) => s === -Infinity ? 0 : Math.exp(s - max));

@@ -126,3 +126,89 @@ ${frame.head}
     grid: frame.grid(rows),
   };
 }
+
+/** Without mean and bias. Binds x, gain, y, rstd. */
+export function rmsNormForward(
+  { rows, cols, eps, deviceClass }: {
+    rows: number;
+    cols: number;
+    eps: number;
+    deviceClass: DeviceClass;
+  },
+): Launch {
+  const frame = rowFrame(deviceClass);
+  const { width, array, type, total } = lanesOf(cols);
+  return {
+    source: {
+      name: "rmsNorm",
+      bindings: [
+        read("x", array),
+        read("gain", array),
+        write("y", array),
+        write("rstd", "array<f32>"),
+      ],
+      params: ["rows", "groups"],
+      body: `${frame.functions}
+${frame.head}
+  let at = row * P.groups;
+  var squares = ${type}();
+  ${frame.loop("P.groups", (c) => `let v = x[at + ${c}]; squares = fma(v, v, squares);`)}
+  var square = ${total("squares")};
+  ${frame.reduce("square", "sum")}
+  let scale = 1.0 / sqrt(square / f32(P.groups * ${width}u) + ${eps});
+  ${frame.loop("P.groups", (c) => `y[at + ${c}] = x[at + ${c}] * scale * gain[${c}];`)}
+  if (${frame.first}) { rstd[row] = scale; }
+}`,
+    },
+    params: [rows, cols / width],
+    grid: frame.grid(rows),
+  };
+}
+
+/** Binds g, x, gain, rstd, then the epilogue's; the epilogue consumes dx. */
+export function rmsNormBackward(
+  { rows, cols, epilogue, deviceClass }: {
+    rows: number;
+    cols: number;
+    epilogue: Epilogue;
+    deviceClass: DeviceClass;
+  },
+): Launch {
+  const frame = rowFrame(deviceClass);
+  const { width, array, type, total } = lanesOf(cols);
+  return {
+    source: {
+      name: "rmsNormGrad",
+      bindings: [
+        read("g", array),
+        read("x", array),
+        read("gain", array),
+        read("rstd", "array<f32>"),
+        ...epilogue.bindings,
+      ],
+      params: ["rows", "groups", ...epilogue.params],
+      usesRun: epilogue.usesRun,
+      body: `${epilogue.functions}
+${frame.functions}
+${frame.head}
+  let at = row * P.groups;
+  let scale = rstd[row];
+  var products = ${type}();
+  ${
+        frame.loop("P.groups", (c) =>
+          `products = fma(g[at + ${c}] * gain[${c}], x[at + ${c}] * scale, products);`)
+      }
+  var b = ${total("products")};
+  ${frame.reduce("b", "sum")}
+  b /= f32(P.groups * ${width}u);
+  ${
+        frame.loop("P.groups", (c) =>
+          `let dx = scale * (g[at + ${c}] * gain[${c}] - x[at + ${c}] * scale * b);
+    ${epilogue.store("dx", "row", `${c} * ${width}u`, width)}`)
+      }
+}`,
+    },
+    params: [rows, cols / width, ...epilogue.values],
+    grid: frame.grid(rows),
+  };
+}

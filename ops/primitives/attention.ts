@@ -32,8 +32,13 @@ export interface AttentionOptions {
   causal?: boolean;
   /** The mask numbers segments, from 1: a query sees keys of its own only. Needs as many queries as keys. */
   segments?: boolean;
-  /** Relative bias, [Lq + Lk − 1, heads]: row key − query + (Lq − 1). */
+  /**
+   * Relative bias, [Lq + Lk − 1, heads]: row key − query + (Lq − 1). Or one for each sequence,
+   * [B, Lq + Lk − 1, heads], which is for inference: it has no derivative.
+   */
   bias?: Tensor;
+  /** What q·k is multiplied by; head width^-½ by default. */
+  scale?: number;
   /** Probability of dropping an attention weight. */
   dropout?: number;
   /** Identifies this use of randomness. */
@@ -45,6 +50,8 @@ interface Attrs {
   causal: boolean;
   segments: boolean;
   bias: boolean;
+  ownBias: boolean;
+  scale?: number;
   dropout: number;
   stream: number;
 }
@@ -62,7 +69,7 @@ function specOf({ inputs: [q, k], attrs }: Node<Attrs>, to?: Lowering): Attentio
 
 const ATTENTION: Primitive<Attrs> = {
   name: "attention",
-  infer(inputs, { heads, bias, segments }) {
+  infer(inputs, { heads, bias, ownBias, segments }) {
     const [q, k, v, mask, table] = inputs;
     const [batch, queries, width] = q.shape;
     const keys = k.shape[1];
@@ -70,8 +77,10 @@ const ATTENTION: Primitive<Attrs> = {
     const ok = q.shape.length === 3 && is(k, batch, keys, width) && is(v, batch, keys, width) &&
       is(mask, batch, keys) && mask.dtype === "u32" && width % heads === 0 &&
       width / heads % 4 === 0 && width / heads <= 128 &&
-      (!bias || is(table, queries + keys - 1, heads)) && (!segments || queries === keys);
-    const expected = "q [B, Lq, d], k and v [B, Lk, d], u32 mask [B, Lk], bias [Lq+Lk-1, heads], " +
+      (!bias || is(table, ...(ownBias ? [batch] : []), queries + keys - 1, heads)) &&
+      (!segments || queries === keys);
+    const expected =
+      "q [B, Lq, d], k and v [B, Lk, d], u32 mask [B, Lk], bias [(B,) Lq+Lk-1, heads], " +
       `d / ${heads} heads a multiple of 4, at most 128` + (segments ? ", Lq = Lk" : "");
     expectShape(ok, "attention", expected, inputs);
     return [
@@ -86,6 +95,7 @@ const ATTENTION: Primitive<Attrs> = {
   vjp(node, [g]) {
     if (!g) return [];
     const { inputs, outputs: [out, lse], attrs } = node;
+    if (attrs.ownBias) throw new Error("attention: no derivative with a bias for each sequence");
     const [q, k, v, mask, bias] = inputs;
     const operands = [q, k, v, mask, out, lse, g];
     const [dq, dk, dv, dbias] = apply(ATTENTION_GRAD, bias ? [...operands, bias] : operands, attrs);
@@ -156,7 +166,7 @@ function operandsOf(
 }
 
 /**
- * softmax(q·kᵀ/√(d/heads) + bias + mask)·v, head by head.
+ * softmax(scale·q·kᵀ + bias + mask)·v, head by head.
  *
  * @param q [batch, queries, d]: head h has columns h·d/heads …
  * @param k [batch, keys, d]
@@ -181,7 +191,8 @@ export function attention(
   k: Tensor,
   v: Tensor,
   mask: Tensor,
-  { heads, causal = false, segments = false, bias, dropout = 0, stream = 0 }: AttentionOptions,
+  { heads, causal = false, segments = false, bias, scale, dropout = 0, stream = 0 }:
+    AttentionOptions,
 ): Tensor {
   const inputs = bias ? [q, k, v, mask, bias] : [q, k, v, mask];
   return apply(ATTENTION, inputs, {
@@ -189,6 +200,8 @@ export function attention(
     causal,
     segments,
     bias: bias !== undefined,
+    ownBias: bias?.shape.length === 3,
+    scale,
     dropout,
     stream: stream >>> 0,
   })[0];

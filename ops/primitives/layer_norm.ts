@@ -1,10 +1,15 @@
 /**
- * Layer normalisation over the last axis.
+ * Layer normalisation over the last axis, with the mean taken out or, as in T5, without.
  *
  * @module
  */
 
-import { layerNormBackward, layerNormForward } from "../kernels/layer_norm.ts";
+import {
+  layerNormBackward,
+  layerNormForward,
+  rmsNormBackward,
+  rmsNormForward,
+} from "../kernels/layer_norm.ts";
 import { apply, asMatrix, expectShape, type Primitive, sizeOf, type Tensor } from "../tensor.ts";
 import { mul, sub } from "./pointwise.ts";
 import { sumRows } from "./reduce.ts";
@@ -98,6 +103,78 @@ const LAYER_NORM_GRAD: Primitive<null> = {
   },
 };
 
+/** Outputs: the normalised tensor, and 1/(root of the mean square) of every row. */
+const RMS_NORM: Primitive<{ eps: number }> = {
+  name: "rmsNorm",
+  infer(inputs) {
+    const [x, gain] = inputs;
+    const ok = inputs.length === 2 && gain.shape.length === 1 && gain.shape[0] === x.shape.at(-1);
+    expectShape(ok, "rmsNorm", "x [..., n], gain [n]", inputs);
+    return [
+      { shape: x.shape, dtype: "f32" },
+      { shape: [...x.shape.slice(0, -1), 1], dtype: "f32" },
+    ];
+  },
+  reference([x, gain], node) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    const y = new Float64Array(rows * cols), rstds = new Float64Array(rows);
+    for (let r = 0; r < rows; r++) {
+      const row = x.subarray(r * cols, (r + 1) * cols);
+      let square = 0;
+      for (const v of row) square += v * v / cols;
+      rstds[r] = 1 / Math.sqrt(square + node.attrs.eps);
+      for (let c = 0; c < cols; c++) y[r * cols + c] = row[c] * rstds[r] * gain[c];
+    }
+    return [y, rstds];
+  },
+  vjp({ inputs: [x, gain], outputs: [, rstd] }, [g]) {
+    if (!g) return [];
+    return [apply(RMS_NORM_GRAD, [g, x, gain, rstd], null)[0], sumRows(mul(g, mul(x, rstd)))];
+  },
+  lower(node, to) {
+    const [x, gain] = node.inputs, [y, rstd] = node.outputs;
+    const { rows, cols } = asMatrix(x.shape);
+    to.emit(rmsNormForward({ rows, cols, eps: node.attrs.eps, deviceClass: to.deviceClass }), {
+      x: to.at(x),
+      gain: to.at(gain),
+      y: to.at(y),
+      rstd: to.at(rstd),
+    });
+  },
+};
+
+/** dx = rstd · (h − x̂ · mean(h · x̂)) with h = g · gain and x̂ the normalised row. */
+const RMS_NORM_GRAD: Primitive<null> = {
+  name: "rmsNormGrad",
+  infer: ([g]) => [{ shape: g.shape, dtype: "f32" }],
+  reference([g, x, gain, rstd], node) {
+    const { rows, cols } = asMatrix(node.inputs[0].shape);
+    const dx = new Float64Array(rows * cols);
+    for (let r = 0; r < rows; r++) {
+      const at = r * cols;
+      let b = 0;
+      for (let c = 0; c < cols; c++) b += g[at + c] * gain[c] * x[at + c] * rstd[r] / cols;
+      for (let c = 0; c < cols; c++) {
+        dx[at + c] = rstd[r] * (g[at + c] * gain[c] - x[at + c] * rstd[r] * b);
+      }
+    }
+    return [dx];
+  },
+  hasEpilogue: true,
+  lower(node, to) {
+    const [g, x, gain, rstd] = node.inputs;
+    const { rows, cols } = asMatrix(x.shape);
+    const { epilogue, operands } = to.epilogue();
+    to.emit(rmsNormBackward({ rows, cols, epilogue, deviceClass: to.deviceClass }), {
+      g: to.at(g),
+      x: to.at(x),
+      gain: to.at(gain),
+      rstd: to.at(rstd),
+      ...operands,
+    });
+  },
+};
+
 /**
  * (x − mean) / √(variance + eps) · gain + bias, over the last axis.
  *
@@ -117,4 +194,23 @@ const LAYER_NORM_GRAD: Primitive<null> = {
  */
 export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, eps: number): Tensor {
   return apply(LAYER_NORM, [x, gain, bias], { eps })[0];
+}
+
+/**
+ * x / √(mean square + eps) · gain, over the last axis.
+ *
+ * @param x [..., n]
+ * @param gain [n]
+ *
+ * @example
+ * ```ts
+ * import { rmsNorm } from "./layer_norm.ts";
+ * import { state } from "../tensor.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(rmsNorm(state("x", [2, 8]), state("g", [8]), 1e-6).shape, [2, 8]);
+ * ```
+ */
+export function rmsNorm(x: Tensor, gain: Tensor, eps: number): Tensor {
+  return apply(RMS_NORM, [x, gain], { eps })[0];
 }

@@ -167,6 +167,33 @@ const RELU = define<null>({
   // The output is positive exactly where the input is, so only the output need be kept.
   vjp: (g, _x, y) => [mul(g, greater(y, scalar(0)))],
 });
+/** The logistic function at this multiple of x + 0.044715·x³ is GELU's share of x, by way of tanh. */
+const GELU_RATE = 2 * Math.sqrt(2 / Math.PI), GELU_CUBE = 0.044715;
+const geluShare = (x: number) => 1 / (1 + Math.exp(-GELU_RATE * (x + GELU_CUBE * x ** 3)));
+const geluShareWgsl = (x: string) =>
+  `(1.0 / (1.0 + exp(${-GELU_RATE} * (${x} + ${GELU_CUBE} * ${x} * ${x} * ${x}))))`;
+const GELU = define<null>({
+  name: "gelu",
+  inputs: 1,
+  dtypes: [F],
+  emit: ([x]) => `(${x} * ${geluShareWgsl(x)})`,
+  value: ([x]) => x * geluShare(x),
+  vjp: (g, [x]) => [mul(g, one(GELU_SLOPE, [x], null))],
+});
+const GELU_SLOPE = define<null>({
+  name: "geluSlope",
+  inputs: 1,
+  dtypes: [F],
+  emit: ([x]) => {
+    const share = geluShareWgsl(x);
+    const rate = `(${GELU_RATE} + ${3 * GELU_RATE * GELU_CUBE} * ${x} * ${x})`;
+    return `(${share} * (1.0 + ${x} * ${rate} * (1.0 - ${share})))`;
+  },
+  value: ([x]) => {
+    const share = geluShare(x), rate = GELU_RATE * (1 + 3 * GELU_CUBE * x * x);
+    return share * (1 + x * rate * (1 - share));
+  },
+});
 const SIGMOID = define<null>({
   name: "sigmoid",
   inputs: 1,
@@ -342,6 +369,8 @@ export const log = (x: Tensor): Tensor => one(LOG, [x], null);
 export const sqrt = (x: Tensor): Tensor => one(SQRT, [x], null);
 /** max(x, 0). */
 export const relu = (x: Tensor): Tensor => one(RELU, [x], null);
+/** x·Φ(x) for the normal distribution Φ, by the usual formula with tanh. */
+export const gelu = (x: Tensor): Tensor => one(GELU, [x], null);
 /** 1 / (1 + e^−x). */
 export const sigmoid = (x: Tensor): Tensor => one(SIGMOID, [x], null);
 /** Binary cross entropy of logits z against labels y in {0, 1} (paper, equation 10); no gradient to y. */

@@ -222,6 +222,7 @@ for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
     queryLength: 150,
     keyLength: 150,
   });
+  matches("not scaled, causal, bias", { scale: 1, causal: true, bias: true });
   matches("dropout", { dropout: 0.3 });
   matches("dropout and bias", { dropout: 0.3, bias: true });
 }

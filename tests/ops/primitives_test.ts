@@ -15,6 +15,7 @@ import {
   evaluate,
   exp,
   gatherRows,
+  gelu,
   grad,
   greater,
   input,
@@ -29,6 +30,7 @@ import {
   Random,
   relu,
   reshape,
+  rmsNorm,
   runScalar,
   scalar,
   scale,
@@ -180,6 +182,15 @@ const CASES: Record<string, () => Case> = {
       tolerance: 2e-5,
     };
   },
+  "gelu, near and far from 0": () => {
+    const a = x("a", 4, 12), far = scale(a, 60);
+    return { outputs: [add(gelu(a), gelu(far)), gelu(x("odd", 7))], wrt: [a], tolerance: 2e-5 };
+  },
+  "matmul fused with gated GELU": () => {
+    const a = x("a", 2, 16, 8), w = x("w", 8, 32), v = x("v", 8, 32);
+    const h = mul(gelu(matmul(a, w)), matmul(a, v));
+    return { outputs: [dropout(h, 0.25, 3)], wrt: [a, w, v] };
+  },
   "integers: equality, choice, conversion": () => {
     const i = input("i", [5, 3], "u32"), j = input("j", [5, 3], "u32");
     return {
@@ -239,6 +250,14 @@ const CASES: Record<string, () => Case> = {
     const a = x("a", 9, 7), g = x("g", 7), b = x("b", 7);
     return { outputs: [add(layerNorm(a, g, b, 1e-5), a)], wrt: [a, g, b] };
   },
+  "RMS norm": () => {
+    const a = x("a", 5, 3, 24), g = x("g", 24);
+    return { outputs: [rmsNorm(a, g, 1e-6)], wrt: [a, g] };
+  },
+  "RMS norm of odd width, residual around it": () => {
+    const a = x("a", 9, 7), g = x("g", 7);
+    return { outputs: [add(rmsNorm(a, g, 1e-6), a)], wrt: [a, g] };
+  },
   "embedding of tokens and positions": () => {
     const table = x("table", 11, 8), place = x("place", 9, 8);
     const tokens = input("tokens", [3, 6], "u32");
@@ -276,6 +295,26 @@ const CASES: Record<string, () => Case> = {
     return {
       outputs: [attention(q, k, v, mask, { heads: 2, causal: true })],
       wrt: [q, k, v],
+      tolerance: 3e-5,
+    };
+  },
+  "attention not scaled, wider than its model, causal with bias and segments": () => {
+    const h = x("h", 2, 12, 8), bias = x("bias", 23, 3);
+    const [q, k, v] = ["q", "k", "v"].map((name) => x(name, 8, 24));
+    const [qs, ks, vs] = [q, k, v].map((map) => matmul(h, map));
+    const options = { heads: 3, causal: true, segments: true, bias, scale: 1 };
+    return {
+      outputs: [attention(qs, ks, vs, input("segments", [2, 12], "u32"), options)],
+      wrt: [h, q, k, v, bias],
+      ids: 3,
+      tolerance: 3e-5,
+    };
+  },
+  "attention with a bias for each sequence": () => {
+    const q = x("q", 3, 1, 16), k = x("k", 3, 7, 16), v = x("v", 3, 7, 16);
+    const mask = constant(new Uint32Array(21).fill(1), [3, 7]);
+    return {
+      outputs: [attention(q, k, v, mask, { heads: 2, bias: x("bias", 3, 7, 2), scale: 1 })],
       tolerance: 3e-5,
     };
   },
@@ -341,4 +380,30 @@ Deno.test("scale by one is free, by another number is a product", () => {
   const a = x("a", 2);
   assert.equal(scale(a, 1), a);
   assert.deepEqual([...evaluate([scale(a, 3)], { values: { a: [1, 2] } })[0]], [3, 6]);
+});
+
+Deno.test("a bias for each sequence is that of attention one by one, and has no derivative", () => {
+  const q = x("q", 2, 3, 8), k = x("k", 2, 4, 8), mask = input("mask", [2, 4], "u32");
+  const bias = x("bias", 2, 6, 2);
+  const own = attention(q, k, k, mask, { heads: 2, bias });
+  const values = valuesFor([own], 2);
+  const [together] = evaluate([own], { values });
+  const part = <T extends Float32Array | Uint32Array>(values: T, i: number) =>
+    values.subarray(i * values.length / 2, (i + 1) * values.length / 2) as T;
+  for (const i of [0, 1]) {
+    const one = attention(
+      x("q", 1, 3, 8),
+      x("k", 1, 4, 8),
+      x("k", 1, 4, 8),
+      input("mask", [1, 4], "u32"),
+      {
+        heads: 2,
+        bias: x("bias", 6, 2),
+      },
+    );
+    const own = Object.fromEntries(Object.entries(values).map(([n, v]) => [n, part(v, i)]));
+    const [alone] = evaluate([one], { values: own });
+    assert.deepEqual([...alone], [...together.slice(i * 24, (i + 1) * 24)]);
+  }
+  assert.throws(() => grad(sum(own), [q]), /no derivative with a bias for each sequence/);
 });
