@@ -7,8 +7,9 @@
  */
 
 import { UserError } from "../ops/errors.ts";
+import { isRecord, shown } from "./untrusted.ts";
 
-/** Ids of the special tokens, the same in every vocabulary. */
+/** Ids of the special tokens, the same in every vocabulary of METRO's. See {@link specialIds}. */
 export const SPECIAL = { bos: 0, pad: 1, eos: 2, unk: 3 } as const;
 
 /** First id that is not a special token; random replacements are drawn from here on. */
@@ -32,15 +33,68 @@ export const LM_HEADS = ["linear", "roberta"] as const;
 /** One of {@link LM_HEADS}. */
 export type LmHead = typeof LM_HEADS[number];
 
-/** Sizes and parts of a model. */
-export interface ModelConfig {
+/**
+ * Feed-forward layers of the T5 family, each as its configuration files name it: W₂·ReLU(W₁x), or
+ * W₂·(GELU(W₁x) · W₁′x).
+ */
+export const FEED_FORWARDS = ["relu", "gated-gelu"] as const;
+/** One of {@link FEED_FORWARDS}. */
+export type FeedForward = typeof FEED_FORWARDS[number];
+
+/**
+ * Sizes far above those of any model: a config that asks for more is wrong, and is refused before
+ * anything is allocated or counted by it.
+ */
+const MOST = {
+  vocabSize: 1 << 22,
+  dModel: 1 << 16,
+  heads: 1 << 12,
+  dFf: 1 << 20,
+  encoderLayers: 1000,
+  decoderLayers: 1000,
+  auxLayers: 1000,
+  relativeBuckets: 1 << 16,
+  relativeMaxDistance: 1 << 20,
+  maxPositions: 1 << 20,
+  positionRows: 1 << 21,
+} as const;
+
+/** The special ids that models and their inputs depend on. */
+export interface SpecialIds {
+  /** Fills rows up; never attended to by others, never counted. */
+  pad: number;
+  /** Ends sources and targets. */
+  eos: number;
+  /** What decoding starts from when a model is prompted. */
+  start: number;
+}
+
+/**
+ * What sets T5 and its finetuned offspring (T0, Flan-T5) apart from METRO's main model, besides what they all
+ * have: pre-RMSNorm with one more after each stack, no biases, no absolute positions, no attention scale,
+ * one relative table per stack, in the decoder too.
+ */
+export interface T5Config extends SpecialIds {
+  /** Width of one attention head; heads · headWidth need not be dModel. */
+  headWidth: number;
+  /** Feed-forward layers: `relu` in version 1.0, `gated-gelu` in 1.1. */
+  feedForward: FeedForward;
+  /**
+   * Whether the token table is also the output map, of features scaled by dModel^-½ (version 1.0), or there
+   * is another table for it (1.1).
+   */
+  tiedHead: boolean;
+}
+
+/** Sizes and parts of a model of METRO's kind. */
+export interface MetroModel {
   /** Rows of the token table, sentinels included. */
   vocabSize: number;
   /** How many of the last rows are sentinels `<sen000>`, `<sen001>`, ...; the first is also the mask. */
   sentinels: number;
   /** Hidden dimension d. */
   dModel: number;
-  /** Attention heads; each is dModel / heads wide. */
+  /** Attention heads; each is dModel / heads wide, unless {@link T5Config.headWidth} says otherwise. */
   heads: number;
   /** Width of the feed-forward layers. */
   dFf: number;
@@ -50,13 +104,16 @@ export interface ModelConfig {
   decoderLayers: number;
   /** Layers of the auxiliary model; 0 means there is none. */
   auxLayers: number;
-  /** Rows of each relative position table (encoders only, one table per layer). */
+  /** Rows of each relative position table (METRO: encoders only, one table per layer). */
   relativeBuckets: number;
   /** Distance from which all relative positions share the last bucket. */
   relativeMaxDistance: number;
   /** Longest sequence that may be given to the model. */
   maxPositions: number;
-  /** Rows of the main model's position tables, at least maxPositions + 2 (rows 0 and 1 are spare). */
+  /**
+   * Rows of the main model's position tables, at least maxPositions + 2 (rows 0 and 1 are spare). T5 has no
+   * such tables, and as many positions all the same.
+   */
   positionRows: number;
   /** What the auxiliary model shares with the main model. */
   share: ShareMode;
@@ -72,6 +129,31 @@ export interface ModelConfig {
   auxDropout: number;
   /** Added to the variance in every LayerNorm. */
   layerNormEps: number;
+}
+
+/** The same of T5's kind; it has neither auxiliary model nor RTD head. */
+export interface T5Model extends MetroModel {
+  /** What is otherwise. */
+  t5: T5Config;
+}
+
+/** Sizes and parts of a model. */
+export type ModelConfig = MetroModel | T5Model;
+
+/**
+ * Whether a model is of the T5 family.
+ *
+ * @example
+ * ```ts
+ * import { isT5 } from "./config.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(isT5(preset("base").model), false);
+ * ```
+ */
+export function isT5(config: ModelConfig): config is T5Model {
+  return "t5" in config;
 }
 
 /** Which positions count in the losses: see {@link ObjectiveConfig.maskedPositionsOnly}. */
@@ -143,6 +225,39 @@ export function maskId(config: Pick<ModelConfig, "vocabSize" | "sentinels">): nu
 }
 
 /**
+ * The special ids of a model.
+ *
+ * @example
+ * ```ts
+ * import { specialIds } from "./config.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(specialIds(preset("base").model), { pad: 1, eos: 2, start: 2 });
+ * ```
+ */
+export function specialIds(config: ModelConfig): SpecialIds {
+  const { pad, eos, start } = isT5(config) ? config.t5 : { ...SPECIAL, start: SPECIAL.eos };
+  return { pad, eos, start };
+}
+
+/**
+ * Width of all attention heads together.
+ *
+ * @example
+ * ```ts
+ * import { attentionWidth } from "./config.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(attentionWidth(preset("base").model), 768);
+ * ```
+ */
+export function attentionWidth(config: ModelConfig): number {
+  return isT5(config) ? config.heads * config.t5.headWidth : config.dModel;
+}
+
+/**
  * Checks a model config.
  *
  * @throws {UserError} naming the field, what was expected and what came
@@ -159,10 +274,17 @@ export function maskId(config: Pick<ModelConfig, "vocabSize" | "sentinels">): nu
  * ```
  */
 export function checkModelConfig(config: ModelConfig): void {
-  const sizes = ["vocabSize", "sentinels", "dModel", "heads", "dFf", "encoderLayers"] as const;
-  for (const field of [...sizes, "decoderLayers"] as const) {
+  const sizes = ["vocabSize", "dModel", "heads", "dFf", "encoderLayers", "decoderLayers"] as const;
+  for (const field of sizes) {
     expect(isCount(config[field], 1), field, "a positive integer", config[field]);
   }
+  const least = isT5(config) ? 0 : 1;
+  expect(
+    isCount(config.sentinels, least),
+    "sentinels",
+    `an integer of at least ${least}`,
+    config.sentinels,
+  );
   expect(isCount(config.auxLayers, 0), "auxLayers", "an integer of at least 0", config.auxLayers);
   expect(
     config.sentinels <= config.vocabSize - FIRST_ORDINARY,
@@ -170,20 +292,23 @@ export function checkModelConfig(config: ModelConfig): void {
     `at most vocabSize - ${FIRST_ORDINARY} = ${config.vocabSize - FIRST_ORDINARY}`,
     config.sentinels,
   );
-  expect(
-    config.dModel % config.heads === 0,
-    "heads",
-    `a divisor of ${config.dModel}`,
-    config.heads,
-  );
   const { relativeBuckets: bins, relativeMaxDistance: distance } = config;
   expect(isCount(bins, 4) && bins % 4 === 0, "relativeBuckets", "a multiple of 4", bins);
-  expect(
-    isCount(distance, bins / 4 + 2),
-    "relativeMaxDistance",
-    `an integer above ${bins / 4 + 1}, a quarter of the buckets and one`,
-    distance,
-  );
+  if (isT5(config)) checkT5(config);
+  else {
+    expect(
+      config.dModel % config.heads === 0,
+      "heads",
+      `a divisor of ${config.dModel}`,
+      config.heads,
+    );
+    expect(
+      isCount(distance, bins / 4 + 2),
+      "relativeMaxDistance",
+      `an integer above ${bins / 4 + 1}, a quarter of the buckets and one`,
+      distance,
+    );
+  }
   const { maxPositions, positionRows } = config;
   expect(isCount(maxPositions, 1), "maxPositions", "a positive integer", maxPositions);
   expect(
@@ -199,7 +324,38 @@ export function checkModelConfig(config: ModelConfig): void {
   for (const field of ["dropout", "auxDropout"] as const) {
     expect(isShare(config[field]) && config[field] < 1, field, "a number in [0, 1)", config[field]);
   }
-  expect(config.layerNormEps > 0, "layerNormEps", "a positive number", config.layerNormEps);
+  for (const [field, most] of Object.entries(MOST) as [keyof typeof MOST, number][]) {
+    expect(config[field] <= most, field, `at most ${most}`, config[field]);
+  }
+  const { layerNormEps: eps } = config;
+  expect(Number.isFinite(eps) && eps > 0, "layerNormEps", "a positive number", eps);
+}
+
+function checkT5({ t5, ...config }: T5Model): void {
+  expect(isRecord(t5), "t5", "an object", t5);
+  const { vocabSize, relativeBuckets, relativeMaxDistance, auxLayers, rtdHead, clmHead } = config;
+  const { headWidth } = t5;
+  expect(
+    isCount(headWidth, 4) && headWidth % 4 === 0 && headWidth <= 128,
+    "headWidth",
+    "a multiple of 4 of at most 128",
+    headWidth,
+  );
+  expect(
+    isCount(relativeMaxDistance, relativeBuckets / 2 + 1),
+    "relativeMaxDistance",
+    `an integer above ${relativeBuckets / 2}, half of the buckets`,
+    relativeMaxDistance,
+  );
+  expectOneOf(FEED_FORWARDS, "feedForward", t5.feedForward);
+  expect(typeof t5.tiedHead === "boolean", "tiedHead", "true or false", t5.tiedHead);
+  for (const field of ["pad", "eos", "start"] as const) {
+    const ok = isCount(t5[field], 0) && t5[field] < vocabSize;
+    expect(ok, field, `an id below ${vocabSize}`, t5[field]);
+  }
+  expect(auxLayers === 0, "auxLayers", "0 in a T5", auxLayers);
+  expect(rtdHead === "none", "rtdHead", "none in a T5", rtdHead);
+  expect(clmHead === "linear", "clmHead", "linear in a T5", clmHead);
 }
 
 /**
@@ -251,13 +407,15 @@ function isCount(x: number, least: number): boolean {
 }
 
 function isShare(x: number): boolean {
-  return x >= 0 && x <= 1;
+  return typeof x === "number" && x >= 0 && x <= 1;
 }
 
 function expect(ok: boolean, field: string, expected: string, got: unknown): void {
-  if (!ok) throw new UserError(`${field}: expected ${expected}, got ${got}`);
+  if (ok) return;
+  const value = typeof got === "number" ? got : shown(got);
+  throw new UserError(`${field}: expected ${expected}, got ${value}`);
 }
 
 function expectOneOf(choices: readonly string[], field: string, got: string): void {
-  expect(choices.includes(got), field, `one of ${choices.join(", ")}`, `'${got}'`);
+  expect(choices.includes(got), field, `one of ${choices.join(", ")}`, `'${shown(got)}'`);
 }

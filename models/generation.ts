@@ -22,25 +22,28 @@ import {
   toFloat,
   where,
 } from "../ops/mod.ts";
-import { type ModelConfig, SPECIAL } from "./config.ts";
+import { isT5, type ModelConfig, SPECIAL, specialIds } from "./config.ts";
+import { headProjection } from "./heads.ts";
 import {
   attend,
   embed,
   feedForward,
+  finishStack,
   type KeysAndValues,
   keysAndValues,
   type LayerContext,
 } from "./layers.ts";
 import { embeddingNames, type Parameters } from "./parameters.ts";
+import { t5Bucket } from "./relative.ts";
 
-/** Row of the position table that belongs to the first token of a sequence. */
+/** Row of the position table that belongs to the first token of a sequence. T5 counts from here, too. */
 export const FIRST_POSITION: number = SPECIAL.pad + 1;
 
 /**
  * What every decoder layer's cross-attention makes of the encoder's output, once per prompt.
  *
  * @param memory the encoder's output, [prompts, source, hidden]
- * @returns one per layer, each [prompts, source, hidden]
+ * @returns one per layer, each [prompts, source, heads · width]
  *
  * @example
  * ```ts
@@ -72,9 +75,9 @@ export interface DecodeStepInputs {
   tokens: Tensor;
   /** Its row of the position table, u32 [rows]: {@link FIRST_POSITION} for the start symbol. */
   positions: Tensor;
-  /** What the self-attentions have kept, one per layer, each [rows, slots, hidden]. */
+  /** What the self-attentions have kept, one per layer, each [rows, slots, heads · width]. */
   self: readonly KeysAndValues[];
-  /** What {@link crossCache} made, one per layer, each [prompts, source, hidden]. */
+  /** What {@link crossCache} made, one per layer, each [prompts, source, heads · width]. */
   cross: readonly KeysAndValues[];
   /** u32 [prompts, source], nonzero at the tokens of the prompts. */
   memoryMask: Tensor;
@@ -131,26 +134,47 @@ export function decodeStep(
   const { here, seen: mask } = slotMasks(rows, slots, column(positions));
   const isHere = reshape(here, [rows, slots, 1]);
   const ownRow = perSlot(rows, slots, (row) => row);
-  // Look-ups by row of a [rows · slots, hidden] matrix, where broadcasting [rows, 1, hidden] would cost
+  // Look-ups by row of a [rows · slots, width] matrix, where broadcasting [rows, 1, width] would cost
   // integer divisions for every element.
   const store = (cache: Tensor, added: Tensor) => {
     const kept = origins ? gatherRows(reshape(cache, [rows * slots, width]), origins) : cache;
     return where(isHere, gatherRows(reshape(added, [rows, width]), ownRow), kept);
   };
 
+  const bias = isT5(config) ? slotBias(parameters, config, slots, positions) : undefined;
   const names = embeddingNames(config, "decoder");
   let x = embed(context, names, column(tokens), column(positions));
   const next: KeysAndValues[] = [];
   for (let i = 0; i < config.decoderLayers; i++) {
     const path = `decoder.${i}`;
-    const { keys, values } = keysAndValues(parameters, `${path}.attention`, x);
-    next.push({ keys: store(self[i].keys, keys), values: store(self[i].values, values) });
-    x = attend(context, `${path}.attention`, x, next[i], { mask });
-    x = reshape(x, [prompts, rows / prompts, width]);
+    const kept = (own: Tensor) => {
+      const { keys, values } = keysAndValues(parameters, `${path}.attention`, own);
+      return next[i] = { keys: store(self[i].keys, keys), values: store(self[i].values, values) };
+    };
+    x = attend(context, `${path}.attention`, x, kept, { mask, bias });
+    x = reshape(x, [prompts, rows / prompts, config.dModel]);
     x = attend(context, `${path}.cross`, x, cross[i], { mask: memoryMask });
-    x = reshape(feedForward(context, `${path}.ffn`, x), [rows, 1, width]);
+    x = reshape(feedForward(context, `${path}.ffn`, x), [rows, 1, config.dModel]);
   }
-  return { hidden: x, self: next };
+  return { hidden: finishStack(context, "decoder", x), self: next };
+}
+
+/**
+ * T5's relative bias of each slot, seen from each row's position: [rows, slots, heads].
+ *
+ * @param positions as in {@link DecodeStepInputs.positions}
+ */
+function slotBias(
+  parameters: Parameters,
+  config: ModelConfig,
+  slots: number,
+  positions: Tensor,
+): Tensor {
+  const rows = FIRST_POSITION + slots;
+  const buckets = perSlot(rows, slots, (position, slot) => {
+    return t5Bucket(slot - (position - FIRST_POSITION), config, false);
+  });
+  return gatherRows(parameters["decoder.0.attention.relative"], gatherRows(buckets, positions));
 }
 
 /** What {@link greedyStep} reads. */
@@ -174,8 +198,8 @@ export interface GreedyStepOutputs {
 }
 
 /**
- * {@link decodeStep}, and the choice of the most probable token but padding: a device can go on from
- * position to position without asking the host.
+ * {@link decodeStep}, and the choice of the most probable token (see {@link neverWritten}): a device can go
+ * on from position to position without asking the host.
  *
  * @throws {Error} if the decoder's head is more than the token table
  *
@@ -210,8 +234,9 @@ export function greedyStep(
   const [rows, slots] = chosen.shape;
   const column = (x: Tensor) => reshape(x, [rows, 1]);
   const { hidden, self } = decodeStep(parameters, config, inputs);
-  const table = parameters[embeddingNames(config, "decoder").tokens];
-  const { best, logProb } = mostProbable(reshape(hidden, [rows, hidden.shape[2]]), table);
+  const { features, table } = headProjection(parameters, config, "clm", hidden);
+  const h = reshape(features, [rows, config.dModel]);
+  const { best, logProb } = mostProbable(h, table, neverWritten(config));
   const { here } = slotMasks(rows, slots, column(inputs.positions));
   return {
     tokens: best,
@@ -221,22 +246,44 @@ export function greedyStep(
   };
 }
 
+/**
+ * The token that generation never chooses: METRO never writes padding, as the toolkit that it was made with
+ * does not. T5, as published, may.
+ *
+ * @example
+ * ```ts
+ * import { neverWritten } from "./generation.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(neverWritten(preset("base").model), 1);
+ * ```
+ */
+export function neverWritten(config: ModelConfig): number | undefined {
+  return isT5(config) ? undefined : specialIds(config).pad;
+}
+
 /** Small enough to make any logit hopeless, and no more than float32 can hold. */
 const HOPELESS = -1e30;
 
-/** The most probable token but padding, of [rows, hidden], and its log-probability among all tokens. */
-function mostProbable(h: Tensor, table: Tensor): { best: Tensor; logProb: Tensor } {
+/** The most probable token but one, of [rows, hidden], and its log-probability among all tokens. */
+function mostProbable(
+  h: Tensor,
+  table: Tensor,
+  never: number | undefined,
+): { best: Tensor; logProb: Tensor } {
   const [rows] = h.shape, [vocab] = table.shape;
-  const bias = new Float32Array(vocab);
-  bias[SPECIAL.pad] = HOPELESS;
   const every = (id: number) => constant(new Uint32Array(rows).fill(id), [rows]);
   const logit = (ids: Tensor) => reshape(sumColumns(mul(h, gatherRows(table, ids))), [rows]);
 
-  const some = every(SPECIAL.eos);
+  const some = every(SPECIAL.eos); // any token that may be chosen
+  const bias = new Float32Array(vocab);
+  if (never !== undefined) bias[never] = HOPELESS;
   const { nll, best } = crossEntropy(h, table, some, { bias: constant(bias, [vocab]) });
   const others = add(nll, logit(some));
+  if (never === undefined) return { best, logProb: sub(logit(best), others) };
   // ln(e^others + e^pad) = others + ln(1 + e^(pad − others)), and the latter is a cross entropy.
-  const all = add(others, sigmoidCrossEntropy(sub(logit(every(SPECIAL.pad)), others), scalar(0)));
+  const all = add(others, sigmoidCrossEntropy(sub(logit(every(never)), others), scalar(0)));
   return { best, logProb: sub(logit(best), all) };
 }
 

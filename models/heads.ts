@@ -19,7 +19,7 @@ import {
   sumRows,
   type Tensor,
 } from "../ops/mod.ts";
-import type { ModelConfig } from "./config.ts";
+import { isT5, type ModelConfig } from "./config.ts";
 import { linear, norm } from "./layers.ts";
 import { embeddingNames, type Parameters } from "./parameters.ts";
 
@@ -74,7 +74,7 @@ export function languageModel(
   targets: Tensor,
   { labelSmoothing = 0, sample }: LanguageModelOptions = {},
 ): LanguageModelOutput {
-  const { features, table, bias } = projection(parameters, config, head, h);
+  const { features, table, bias } = headProjection(parameters, config, head, h);
   const output = crossEntropy(features, table, targets, { bias, sample });
   const loss = labelSmoothing === 0
     ? output.nll
@@ -107,7 +107,7 @@ export function languageModelLogits(
   head: LmHeadName,
   h: Tensor,
 ): Tensor {
-  const { features, table, bias } = projection(parameters, config, head, h);
+  const { features, table, bias } = headProjection(parameters, config, head, h);
   const logits = matmul(features, table, { transB: true });
   return bias ? add(logits, bias) : logits;
 }
@@ -140,12 +140,49 @@ export function rtdLogits(parameters: Parameters, config: ModelConfig, h: Tensor
   return reshape(logits, h.shape.slice(0, -1));
 }
 
-function projection(p: Parameters, config: ModelConfig, head: LmHeadName, h: Tensor) {
-  const shape = head === "mlm" ? config.mlmHead : config.clmHead;
+/** What the logits of a language modeling head are made of: features·tableᵀ + bias. */
+export interface Projection {
+  /** [..., hidden] */
+  features: Tensor;
+  /** [vocab, hidden] */
+  table: Tensor;
+  /** [vocab], in heads that have one. */
+  bias?: Tensor;
+}
+
+/**
+ * The last features of a language modeling head and its output map.
+ *
+ * @param h [..., hidden]
+ *
+ * @example
+ * ```ts
+ * import { headProjection } from "./heads.ts";
+ * import { declareParameters } from "./parameters.ts";
+ * import { preset } from "./presets.ts";
+ * import { state } from "../ops/mod.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model } = preset("base"), h = state("h", [2, 5, 768]), p = declareParameters(model);
+ * assert.deepEqual(headProjection(p, model, "clm", h), { features: h, table: p["embed.tokens"] });
+ * ```
+ */
+export function headProjection(
+  p: Parameters,
+  config: ModelConfig,
+  head: LmHeadName,
+  h: Tensor,
+): Projection {
   const { tokens } = embeddingNames(config, head === "mlm" ? "aux" : "decoder");
   const table = p[tokens];
+  if (isT5(config)) {
+    return config.t5.tiedHead
+      ? { features: scale(h, config.dModel ** -0.5), table }
+      : { features: h, table: p["clm.tokens"] };
+  }
+  const shape = head === "mlm" ? config.mlmHead : config.clmHead;
   return shape === "linear"
-    ? { features: h, table, bias: undefined }
+    ? { features: h, table }
     : { features: dense(p, config, head, h), table, bias: p[`${head}.bias`] };
 }
 

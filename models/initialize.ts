@@ -1,12 +1,13 @@
 /**
  * The values that training starts from, exactly as the reference code makes them, including what it
- * does by accident: one rule per kind of tensor, listed in {@link RULES}.
+ * does by accident: one rule per kind of tensor, listed in {@link RULES}. Runs of a few hundred updates
+ * can start from larger ones, {@link SHORT_RUN}.
  *
  * @module
  */
 
 import { key, Random } from "../ops/random.ts";
-import { type ModelConfig, SPECIAL } from "./config.ts";
+import { isT5, type ModelConfig, SPECIAL } from "./config.ts";
 import { parameterShapes } from "./parameters.ts";
 
 /** A distribution to fill a tensor from. */
@@ -56,6 +57,35 @@ const RULES: readonly Rule[] = [
   { matches: /\.weight$/, fill: ([, outputs]) => linearMap(outputs) },
 ];
 
+/** Where training starts from. */
+export const STARTS = ["reference", "short"] as const;
+/** One of {@link STARTS}. */
+export type Start = typeof STARTS[number];
+
+/**
+ * What a run of a few hundred updates changes. Adam moves every weight by about the learning rate per
+ * update, whatever its size, and so short a run needs a rate that soon outweighs the reference's small
+ * values: tokens become indistinguishable before anything is learned of them, and the encoder's output
+ * the same everywhere. So the tokens start larger, also in comparison with the absolute positions, and
+ * heads attend to relative positions from the beginning.
+ */
+const SHORT_RUN: readonly Rule[] = [
+  { matches: /^embed\.tokens$/, fill: () => ({ kind: "normal", deviation: 0.1 }) },
+  {
+    matches: /^(encoder|decoder)\.embed\.positions$/,
+    fill: (_shape, { dModel }) => ({
+      kind: "uniform",
+      bound: 0.3 * Math.sqrt(3 / (2 * dModel)),
+      zeroPadRow: true,
+    }),
+  },
+  { matches: /^encoder\..*\.relative$/, fill: () => ({ kind: "normal", deviation: 3 }) },
+  {
+    matches: /^encoder\..*\.ffn\.(in|out)\.weight$/,
+    fill: ([, outputs]) => ({ kind: "normal", deviation: Math.sqrt(2 / outputs) }),
+  },
+];
+
 /** Meant as 1/√(in + out), but the reference takes the number of outputs for both. */
 function linearMap(outputs: number): Fill {
   return { kind: "normal", deviation: 1 / Math.sqrt(2 * outputs) };
@@ -67,8 +97,9 @@ function linearMap(outputs: number): Fill {
  *
  * @param config the model
  * @param seed any integer
+ * @param start the reference's values, or those for short runs
  * @returns a function from a parameter's name to its values, row-major
- * @throws {Error} (the returned function) if the model has no such parameter
+ * @throws {Error} for a T5; (the returned function) if the model has no such parameter
  *
  * @example
  * ```ts
@@ -81,11 +112,19 @@ function linearMap(outputs: number): Fill {
  * assert.deepEqual(values("rtd.out.bias"), new Float32Array([0]));
  * ```
  */
-export function initialize(config: ModelConfig, seed: number): (name: string) => Float32Array {
+export function initialize(
+  config: ModelConfig,
+  seed: number,
+  start: Start = "reference",
+): (name: string) => Float32Array {
+  if (isT5(config)) {
+    throw new Error("initialize: the rules are METRO's; weights of a T5 are loaded");
+  }
   const shapes = parameterShapes(config);
+  const rules = start === "short" ? [...SHORT_RUN, ...RULES] : RULES;
   return (name) => {
     const shape = shapes.get(name);
-    const rule = RULES.find(({ matches }) => matches.test(name));
+    const rule = rules.find(({ matches }) => matches.test(name));
     if (!shape || !rule) throw new Error(`initialize: the model has no parameter ${name}`);
     return draw(rule.fill(shape, config), shape, new Random(key(seed, ...nameCodes(name))));
   };

@@ -1,6 +1,7 @@
 /**
  * The layers of the paper's section 4.2: absolute positions besides relative ones, and LayerNorm after
- * each residual connection, x ↦ LN(x + f(x)).
+ * each residual connection, x ↦ LN(x + f(x)). And T5's: relative positions alone, no biases, and RMSNorm
+ * before, x ↦ x + f(RMSNorm(x)).
  *
  * Layers are functions of (parameters, input); a path such as `encoder.0.ffn` says which parameters.
  *
@@ -12,14 +13,17 @@ import {
   attention,
   dropout,
   gatherRows,
+  gelu,
   layerNorm,
   matmul,
+  mul,
   positionIds,
   relu,
+  rmsNorm,
   type Tensor,
 } from "../ops/mod.ts";
-import { type ModelConfig, SPECIAL } from "./config.ts";
-import type { EmbeddingNames, Parameters } from "./parameters.ts";
+import { isT5, type ModelConfig, SPECIAL } from "./config.ts";
+import type { EmbeddingNames, Parameters, Stack } from "./parameters.ts";
 
 /** What every layer is given besides its parameters and inputs. */
 export interface LayerContext {
@@ -41,10 +45,12 @@ export const DROPOUT_USES = {
   crossOutput: 3,
   feedForward: 4,
   embedding: 5,
+  activation: 6,
+  final: 7,
 } as const;
 
 /**
- * x·W + b.
+ * x·W + b, or x·W in a model without biases.
  *
  * @param x [..., in]
  * @returns [..., out]
@@ -60,11 +66,12 @@ export const DROPOUT_USES = {
  * ```
  */
 export function linear(parameters: Parameters, path: string, x: Tensor): Tensor {
-  return add(matmul(x, parameters[`${path}.weight`]), parameters[`${path}.bias`]);
+  const y = matmul(x, parameters[`${path}.weight`]), bias = parameters[`${path}.bias`];
+  return bias ? add(y, bias) : y;
 }
 
 /**
- * LayerNorm with gain and bias.
+ * LayerNorm with gain and bias, or RMSNorm in a model without biases.
  *
  * @param x [..., hidden]
  * @returns [..., hidden]
@@ -80,12 +87,24 @@ export function linear(parameters: Parameters, path: string, x: Tensor): Tensor 
  * ```
  */
 export function norm(parameters: Parameters, path: string, x: Tensor, eps: number): Tensor {
-  return layerNorm(x, parameters[`${path}.gain`], parameters[`${path}.bias`], eps);
+  const gain = parameters[`${path}.gain`], bias = parameters[`${path}.bias`];
+  return bias ? layerNorm(x, gain, bias, eps) : rmsNorm(x, gain, eps);
+}
+
+/** A sub-layer f in its residual connection: LN(x + f(x)), in T5 x + f(RMSNorm(x)). */
+function residual(
+  { parameters, config }: LayerContext,
+  path: string,
+  x: Tensor,
+  f: (x: Tensor) => Tensor,
+): Tensor {
+  const normed = (t: Tensor) => norm(parameters, `${path}.norm`, t, config.layerNormEps);
+  return isT5(config) ? add(x, f(normed(x))) : normed(add(x, f(x)));
 }
 
 /**
  * Tokens and absolute positions: Dropout(LN(E[token] + P[position])). The first token of a sequence
- * has position row 2, pads have row 1.
+ * has position row 2, pads have row 1. In T5 tokens alone: Dropout(E[token]).
  *
  * @param names the tensors to use
  * @param tokens u32 [batch, length]
@@ -110,15 +129,16 @@ export function embed(
   context: LayerContext,
   names: EmbeddingNames,
   tokens: Tensor,
-  positions: Tensor = positionIds(tokens, SPECIAL.pad),
+  positions?: Tensor,
 ): Tensor {
   const { parameters, config } = context;
-  const x = add(
-    gatherRows(parameters[names.tokens], tokens),
-    gatherRows(parameters[names.positions], positions),
-  );
-  const normed = norm(parameters, names.norm, x, config.layerNormEps);
-  return dropout(normed, context.dropout, context.stream + DROPOUT_USES.embedding);
+  const dropped = (x: Tensor) =>
+    dropout(x, context.dropout, context.stream + DROPOUT_USES.embedding);
+  const token = gatherRows(parameters[names.tokens], tokens);
+  if (isT5(config)) return dropped(token);
+  const rows = positions ?? positionIds(tokens, SPECIAL.pad);
+  const x = add(token, gatherRows(parameters[names.positions], rows));
+  return dropped(norm(parameters, names.norm, x, config.layerNormEps));
 }
 
 /** Which keys a query sees. */
@@ -129,17 +149,17 @@ export interface AttentionMaskOptions {
   causal?: boolean;
   /** The mask numbers segments: a query sees its own only. */
   segments?: boolean;
-  /** Rows of the layer's relative table for key − query from −(queries − 1) on, u32. */
-  relative?: Tensor;
+  /** Relative bias, as `attention` takes it. */
+  bias?: Tensor;
 }
 
 /** How {@link attentionLayer} treats its keys. */
 export interface AttentionLayerOptions extends AttentionMaskOptions {
-  /** What is attended to, [batch, keys, hidden]: the queries themselves, or the encoder's output. */
-  memory: Tensor;
+  /** What is attended to, [batch, keys, hidden]: the encoder's output; the queries themselves if absent. */
+  memory?: Tensor;
 }
 
-/** What an attention makes of its memory, each [batch, keys, hidden]. */
+/** What an attention makes of its memory, each [batch, keys, heads · width]. */
 export interface KeysAndValues {
   /** Compared with the queries. */
   keys: Tensor;
@@ -148,7 +168,8 @@ export interface KeysAndValues {
 }
 
 /**
- * LN(x + Dropout(Attention(x, memory))), multi-headed, queries scaled by head width^-½.
+ * LN(x + Dropout(Attention(x, memory))), multi-headed, queries scaled by head width^-½; in T5
+ * x + Dropout(Attention(RMSNorm(x), memory)), not scaled.
  *
  * @param path `encoder.0.attention`, `decoder.0.cross`, ...
  * @param x [batch, queries, hidden]
@@ -165,7 +186,7 @@ export interface KeysAndValues {
  * const { model: config } = preset("tiny");
  * const context = { parameters: declareParameters(config), config, dropout: 0, stream: 0 };
  * const x = state("x", [2, 8, 128]), mask = input("mask", [2, 8], "u32");
- * const y = attentionLayer(context, "decoder.0.attention", x, { memory: x, mask, causal: true });
+ * const y = attentionLayer(context, "decoder.0.attention", x, { mask, causal: true });
  * assert.deepEqual(y.shape, [2, 8, 128]);
  * ```
  */
@@ -175,7 +196,8 @@ export function attentionLayer(
   x: Tensor,
   { memory, ...options }: AttentionLayerOptions,
 ): Tensor {
-  return attend(context, path, x, keysAndValues(context.parameters, path, memory), options);
+  const project = (own: Tensor) => keysAndValues(context.parameters, path, memory ?? own);
+  return attend(context, path, x, project, options);
 }
 
 /**
@@ -210,6 +232,7 @@ export function keysAndValues(parameters: Parameters, path: string, memory: Tens
  *
  * @param path `encoder.0.attention`, `decoder.0.cross`, ...
  * @param x [batch, queries, hidden]
+ * @param memory keys and values, or what makes them of what the queries are made of
  * @returns [batch, queries, hidden]
  *
  * @example
@@ -232,27 +255,31 @@ export function attend(
   context: LayerContext,
   path: string,
   x: Tensor,
-  { keys, values }: KeysAndValues,
-  { mask, causal, segments, relative }: AttentionMaskOptions,
+  memory: KeysAndValues | ((own: Tensor) => KeysAndValues),
+  { mask, causal, segments, bias }: AttentionMaskOptions,
 ): Tensor {
   const { parameters: p, config, stream } = context;
   const cross = path.endsWith(".cross");
   const weights = cross ? DROPOUT_USES.crossWeights : DROPOUT_USES.attentionWeights;
   const output = cross ? DROPOUT_USES.crossOutput : DROPOUT_USES.attentionOutput;
-  const mixed = attention(linear(p, `${path}.q`, x), keys, values, mask, {
-    heads: config.heads,
-    causal,
-    segments,
-    bias: relative && gatherRows(p[`${path}.relative`], relative),
-    dropout: context.dropout,
-    stream: stream + weights,
+  return residual(context, path, x, (own) => {
+    const { keys, values } = typeof memory === "function" ? memory(own) : memory;
+    const mixed = attention(linear(p, `${path}.q`, own), keys, values, mask, {
+      heads: config.heads,
+      causal,
+      segments,
+      bias,
+      scale: isT5(config) ? 1 : undefined,
+      dropout: context.dropout,
+      stream: stream + weights,
+    });
+    return dropout(linear(p, `${path}.out`, mixed), context.dropout, stream + output);
   });
-  const y = dropout(linear(p, `${path}.out`, mixed), context.dropout, stream + output);
-  return norm(p, `${path}.norm`, add(x, y), config.layerNormEps);
 }
 
 /**
- * LN(x + Dropout(W₂·ReLU(W₁x + b₁) + b₂)).
+ * LN(x + Dropout(W₂·ReLU(W₁x + b₁) + b₂)). In T5 x + Dropout(W₂·Dropout(h)), where h is one of
+ * {@link FEED_FORWARDS} of RMSNorm(x).
  *
  * @param path `encoder.0.ffn`, ...
  * @param x [batch, length, hidden]
@@ -273,7 +300,40 @@ export function attend(
  */
 export function feedForward(context: LayerContext, path: string, x: Tensor): Tensor {
   const { parameters: p, config, stream } = context;
-  const y = linear(p, `${path}.out`, relu(linear(p, `${path}.in`, x)));
-  const dropped = dropout(y, context.dropout, stream + DROPOUT_USES.feedForward);
-  return norm(p, `${path}.norm`, add(x, dropped), config.layerNormEps);
+  return residual(context, path, x, (own) => {
+    let h = linear(p, `${path}.in`, own);
+    h = isT5(config) && config.t5.feedForward === "gated-gelu"
+      ? mul(gelu(h), linear(p, `${path}.linear`, own))
+      : relu(h);
+    if (isT5(config)) h = dropout(h, context.dropout, stream + DROPOUT_USES.activation);
+    const y = linear(p, `${path}.out`, h);
+    return dropout(y, context.dropout, stream + DROPOUT_USES.feedForward);
+  });
+}
+
+/**
+ * What comes behind the last layer of a stack: nothing, in T5 Dropout(RMSNorm(x)).
+ *
+ * @param stack `encoder`, `decoder` or `aux`
+ * @param x [batch, length, hidden]
+ * @returns [batch, length, hidden]
+ *
+ * @example
+ * ```ts
+ * import { finishStack } from "./layers.ts";
+ * import { declareParameters } from "./parameters.ts";
+ * import { preset } from "./presets.ts";
+ * import { state } from "../ops/mod.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model: config } = preset("tiny"), x = state("x", [2, 8, 128]);
+ * const context = { parameters: declareParameters(config), config, dropout: 0, stream: 0 };
+ * assert.equal(finishStack(context, "encoder", x), x);
+ * ```
+ */
+export function finishStack(context: LayerContext, stack: Stack, x: Tensor): Tensor {
+  const { parameters, config, stream } = context;
+  if (!isT5(config)) return x;
+  const normed = norm(parameters, `${stack}.norm`, x, config.layerNormEps);
+  return dropout(normed, context.dropout, stream + DROPOUT_USES.final);
 }

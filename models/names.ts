@@ -1,15 +1,18 @@
 /**
  * Other people's names for our parameters: the reference implementation's (fairseq) and the released
  * checkpoints' (Hugging Face). One table, read in both directions. Both keep linear maps as [out, in];
- * ours are [in, out].
+ * ours are [in, out]. T5 has a table of its own, and one scheme.
  *
  * @module
  */
 
-import type { ModelConfig } from "./config.ts";
+import { isT5, type ModelConfig } from "./config.ts";
 import { parameterShapes, type Part } from "./parameters.ts";
 
-/** A naming scheme: `reference` is fairseq's, `release` that of the published models. */
+/**
+ * A naming scheme: `reference` is fairseq's, `release` that of the published models. For T5 both are the
+ * published models'.
+ */
 export type Scheme = "reference" | "release";
 
 type Row = readonly [ours: string, reference: string, release?: string];
@@ -150,7 +153,47 @@ const TABLE: readonly Row[] = [
   ["clm.bias", "clm_head.bias"],
 ];
 
-/** Other names under which a file may hold the token table again. */
+function t5AttentionRows(ours: string, block: string, kind: string): Row[] {
+  return [
+    ...ATTENTION_MAPS.map(([map, , theirs]): Row =>
+      t5Row(`${ours}.${map}.weight`, `${block}.${kind}.${theirs}.weight`)
+    ),
+    t5Row(`${ours}.norm.gain`, `${block}.layer_norm.weight`),
+  ];
+}
+
+function t5LayerRows(stack: string, gated: boolean): Row[] {
+  const layer = `${stack}.block.#.layer`, ffn = stack === "encoder" ? 1 : 2;
+  const dense = `${layer}.${ffn}.DenseReluDense`;
+  return [
+    ...t5AttentionRows(`${stack}.#.attention`, `${layer}.0`, "SelfAttention"),
+    ...t5AttentionRows(`${stack}.#.cross`, `${layer}.1`, "EncDecAttention"),
+    t5Row(
+      `${stack}.#.attention.relative`,
+      `${layer}.0.SelfAttention.relative_attention_bias.weight`,
+    ),
+    t5Row(`${stack}.#.ffn.in.weight`, `${dense}.${gated ? "wi_0" : "wi"}.weight`),
+    t5Row(`${stack}.#.ffn.linear.weight`, `${dense}.wi_1.weight`),
+    t5Row(`${stack}.#.ffn.out.weight`, `${dense}.wo.weight`),
+    t5Row(`${stack}.#.ffn.norm.gain`, `${layer}.${ffn}.layer_norm.weight`),
+    t5Row(`${stack}.norm.gain`, `${stack}.final_layer_norm.weight`),
+  ];
+}
+
+function t5Row(ours: string, theirs: string): Row {
+  return [ours, theirs, theirs];
+}
+
+function t5Table(gated: boolean): readonly Row[] {
+  return [
+    t5Row("embed.tokens", "shared.weight"),
+    ...t5LayerRows("encoder", gated),
+    ...t5LayerRows("decoder", gated),
+    t5Row("clm.tokens", "lm_head.weight"),
+  ];
+}
+
+/** Other names under which a file may hold the token table again, or alone. */
 const TIED: Readonly<Record<Scheme, readonly string[]>> = {
   reference: ["decoder.embed_tokens.weight", "decoder.output_projection.weight"],
   release: ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"],
@@ -164,6 +207,8 @@ export interface ForeignTensor {
   shape: readonly number[];
   /** Whether it is our matrix transposed. */
   transposed: boolean;
+  /** Further names of the same tensor: a file may hold it under any of them, or under several. */
+  aliases?: readonly string[];
 }
 
 /**
@@ -193,7 +238,8 @@ export function foreignNames(
   parts: readonly Part[],
 ): Map<string, ForeignTensor> {
   const column = scheme === "reference" ? 1 : 2;
-  const byOurs = new Map(TABLE.map((row) => [row[0], row[column]]));
+  const table = isT5(config) ? t5Table(config.t5.feedForward === "gated-gelu") : TABLE;
+  const byOurs = new Map(table.map((row) => [row[0], row[column]]));
   const names = new Map<string, ForeignTensor>();
   for (const [ours, shape] of parameterShapes(config, parts)) {
     const [, before, layer, after] = /^(\w+\.)(\d+)(\..*)$/.exec(ours) ?? [, ours, "", ""];
@@ -204,9 +250,42 @@ export function foreignNames(
       name: pattern.replace("#", layer!),
       shape: transposed ? shape.toReversed() : shape,
       transposed,
+      ...(ours === "embed.tokens" && { aliases: tokenAliases(config, scheme) }),
     });
   }
   return names;
+}
+
+function tokenAliases(config: ModelConfig, scheme: Scheme): readonly string[] {
+  if (!isT5(config)) return TIED[scheme];
+  return config.t5.tiedHead
+    ? TIED.release
+    : TIED.release.filter((name) => name !== "lm_head.weight");
+}
+
+/**
+ * Every name that a file in another scheme may hold, with its shape: the structure of a checkpoint without
+ * its weights. Tied tensors count under each of their names.
+ *
+ * @example
+ * ```ts
+ * import { foreignShapes } from "./names.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const shapes = foreignShapes(preset("base").model, "release", ["main"]);
+ * assert.equal(shapes.size, 526);
+ * assert.deepEqual(shapes.get("lm_head.weight"), [33_280, 768]);
+ * ```
+ */
+export function foreignShapes(
+  config: ModelConfig,
+  scheme: Scheme,
+  parts: readonly Part[],
+): Map<string, readonly number[]> {
+  const foreign = foreignNames(config, scheme, parts);
+  const names = ourNames(config, scheme, parts);
+  return new Map(Array.from(names, ([theirs, ours]) => [theirs, foreign.get(ours)!.shape]));
 }
 
 /**
@@ -231,8 +310,9 @@ export function ourNames(
   parts: readonly Part[],
 ): Map<string, string> {
   const names = new Map<string, string>();
-  for (const [ours, { name }] of foreignNames(config, scheme, parts)) names.set(name, ours);
-  if (parts.includes("main")) { for (const name of TIED[scheme]) names.set(name, "embed.tokens"); }
+  for (const [ours, { name, aliases = [] }] of foreignNames(config, scheme, parts)) {
+    for (const theirs of [name, ...aliases]) names.set(theirs, ours);
+  }
   for (const [name, ours] of sharedNames(config, scheme, parts)) names.set(name, ours);
   return names;
 }

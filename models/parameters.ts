@@ -3,13 +3,14 @@
  *
  * Names are paths: `encoder.0.attention.q.weight`, `aux.embed.norm.gain`. A name that ends in
  * `.weight` is a linear map `[in, out]`, used as `x·W`; `.bias` and `.gain` are vectors; the rest
- * (`embed.tokens`, `*.embed.positions`, `*.attention.relative`) are tables with one row per index.
+ * (`embed.tokens`, `*.embed.positions`, `*.attention.relative`, `clm.tokens`) are tables with one row per
+ * index. What a model has none of, T5 its biases for one, is not there.
  *
  * @module
  */
 
 import { state, type Tensor } from "../ops/tensor.ts";
-import type { LmHead, ModelConfig } from "./config.ts";
+import { attentionWidth, isT5, type LmHead, type ModelConfig, type T5Model } from "./config.ts";
 
 /** Tensors by parameter name. */
 export type Parameters = Readonly<Record<string, Tensor>>;
@@ -127,6 +128,7 @@ export function embeddingNames(
 }
 
 function addMain(shapes: Shapes, config: ModelConfig): void {
+  if (isT5(config)) return addT5(shapes, config);
   const { vocabSize, dModel, positionRows, clmHead } = config;
   shapes.set("embed.tokens", [vocabSize, dModel]);
   for (const stack of ["encoder", "decoder"] as const) {
@@ -136,6 +138,31 @@ function addMain(shapes: Shapes, config: ModelConfig): void {
   for (let i = 0; i < config.encoderLayers; i++) addEncoderLayer(shapes, config, `encoder.${i}`);
   for (let i = 0; i < config.decoderLayers; i++) addDecoderLayer(shapes, config, `decoder.${i}`);
   addLmHead(shapes, config, "clm", clmHead);
+}
+
+function addT5(shapes: Shapes, config: T5Model): void {
+  const { feedForward, tiedHead } = config.t5;
+  const { vocabSize, dModel, dFf, heads, relativeBuckets } = config;
+  const width = attentionWidth(config);
+  const layers = { encoder: config.encoderLayers, decoder: config.decoderLayers };
+  shapes.set("embed.tokens", [vocabSize, dModel]);
+  for (const stack of ["encoder", "decoder"] as const) {
+    for (let i = 0; i < layers[stack]; i++) {
+      const path = `${stack}.${i}`;
+      for (const kind of stack === "encoder" ? ["attention"] : ["attention", "cross"]) {
+        for (const map of "qkv") shapes.set(`${path}.${kind}.${map}.weight`, [dModel, width]);
+        shapes.set(`${path}.${kind}.out.weight`, [width, dModel]);
+        shapes.set(`${path}.${kind}.norm.gain`, [dModel]);
+      }
+      if (i === 0) shapes.set(`${path}.attention.relative`, [relativeBuckets, heads]);
+      shapes.set(`${path}.ffn.in.weight`, [dModel, dFf]);
+      if (feedForward === "gated-gelu") shapes.set(`${path}.ffn.linear.weight`, [dModel, dFf]);
+      shapes.set(`${path}.ffn.out.weight`, [dFf, dModel]);
+      shapes.set(`${path}.ffn.norm.gain`, [dModel]);
+    }
+    shapes.set(`${stack}.norm.gain`, [dModel]);
+  }
+  if (!tiedHead) shapes.set("clm.tokens", [vocabSize, dModel]);
 }
 
 function addAuxiliary(shapes: Shapes, config: ModelConfig): void {

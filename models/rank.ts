@@ -72,6 +72,7 @@ export type RankInputs = Record<
  *
  * @param requests at most `shape.rows`: each prompt with `<s>` and `</s>`, each choice with `</s>`
  * @param start the id from which decoding starts
+ * @param pad the id that fills rows up
  *
  * @example
  * ```ts
@@ -89,8 +90,9 @@ export function layOutChoices(
   requests: readonly { source: ArrayLike<number>; choices: readonly ArrayLike<number>[] }[],
   { rows, length, choices: columns }: RankShape,
   start: number,
+  pad: number = SPECIAL.pad,
 ): RankInputs {
-  const padded = (count: number) => new Uint32Array(count).fill(SPECIAL.pad);
+  const padded = (count: number) => new Uint32Array(count).fill(pad);
   const source = padded(rows * length), positions = padded(rows * columns);
   const decoderTokens = padded(rows * columns), targets = padded(rows * columns);
   const segments = new Uint32Array(rows * columns);

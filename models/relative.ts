@@ -43,6 +43,41 @@ export function relativeBucket(
     distanceBucket(positions - 1, config);
 }
 
+/**
+ * The bucket of a relative position in T5: exact for the nearer half of a direction's buckets, then
+ * logarithmic and rounded down. Encoders give half of the table to keys behind the query; decoders see none
+ * and use all rows for keys before it. In float32, as the weights were trained.
+ *
+ * @param delta key position − query position
+ * @param bidirectional true in encoders
+ * @returns a row from 0 to relativeBuckets − 1
+ *
+ * @example
+ * ```ts
+ * import { t5Bucket } from "./relative.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const config = { relativeBuckets: 32, relativeMaxDistance: 128 };
+ * assert.deepEqual([-1000, -8, 0, 8].map((d) => t5Bucket(d, config, true)), [15, 8, 0, 24]);
+ * assert.deepEqual([-1000, -8, 0, 8].map((d) => t5Bucket(d, config, false)), [31, 8, 0, 0]);
+ * ```
+ */
+export function t5Bucket(
+  delta: number,
+  { relativeBuckets, relativeMaxDistance }: RelativeConfig,
+  bidirectional: boolean,
+): number {
+  const count = bidirectional ? relativeBuckets / 2 : relativeBuckets, exact = count / 2;
+  const first = bidirectional && delta > 0 ? count : 0;
+  const distance = bidirectional ? Math.abs(delta) : Math.max(-delta, 0);
+  if (distance < exact) return first + distance;
+  const { fround, log } = Math;
+  const depth = fround(
+    fround(log(fround(distance / exact))) / fround(log(relativeMaxDistance / exact)),
+  );
+  return first + Math.min(exact + Math.floor(fround(depth * (count - exact))), count - 1);
+}
+
 function distanceBucket(
   distance: number,
   { relativeBuckets, relativeMaxDistance }: RelativeConfig,
@@ -76,5 +111,32 @@ export function relativeBuckets(
   return Uint32Array.from(
     { length: queries + keys - 1 },
     (_, i) => relativeBucket(i - (queries - 1), config, positions),
+  );
+}
+
+/**
+ * The same for T5.
+ *
+ * @param bidirectional true in encoders
+ * @returns for key − query from −(queries − 1) to keys − 1: `[queries + keys - 1]`
+ *
+ * @example
+ * ```ts
+ * import { t5Buckets } from "./relative.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const config = { relativeBuckets: 32, relativeMaxDistance: 128 };
+ * assert.deepEqual(t5Buckets(2, 3, config, true), Uint32Array.of(1, 0, 17, 18));
+ * ```
+ */
+export function t5Buckets(
+  queries: number,
+  keys: number,
+  config: RelativeConfig,
+  bidirectional: boolean,
+): Uint32Array {
+  return Uint32Array.from(
+    { length: queries + keys - 1 },
+    (_, i) => t5Bucket(i - (queries - 1), config, bidirectional),
   );
 }

@@ -9,6 +9,7 @@
  * @module
  */
 import { UserError } from "../ops/errors.ts";
+import { isRecord, MAX_JSON_BYTES, parseJsonObject, shown } from "./untrusted.ts";
 
 /** An element type, as the format names it. */
 export type Dtype =
@@ -18,7 +19,7 @@ export type Dtype =
   | ("I64" | "U64" | "F64");
 
 /** Bytes of one element. */
-const BYTES: Readonly<Record<Dtype, number>> = {
+export const DTYPE_BYTES: Readonly<Record<Dtype, number>> = {
   BOOL: 1,
   U8: 1,
   I8: 1,
@@ -35,9 +36,6 @@ const BYTES: Readonly<Record<Dtype, number>> = {
   I64: 8,
   U64: 8,
 };
-
-/** The reference implementation's bound on the header, which keeps a corrupt length harmless. */
-const MAX_HEADER_BYTES = 100_000_000;
 
 /** A tensor to be written. */
 export interface TensorSpec {
@@ -90,8 +88,10 @@ export function headerSize(start: Uint8Array, fileSize: number): number {
     throw new UserError(`expected a safetensors file, got ${fileSize} bytes`);
   }
   const length = Number(new DataView(start.buffer, start.byteOffset).getBigUint64(0, true));
-  if (length > MAX_HEADER_BYTES) {
-    throw new UserError(`not a safetensors file: its header would be ${length} bytes long`);
+  if (length > MAX_JSON_BYTES) {
+    throw new UserError(
+      `not a safetensors file: its header would be ${length} bytes long, of at most ${MAX_JSON_BYTES}`,
+    );
   }
   if (8 + length > fileSize) {
     throw new UserError(`cut short: the header alone is ${8 + length} bytes, the file ${fileSize}`);
@@ -155,7 +155,7 @@ export function encodeHeader(
 ): Header & { bytes: Uint8Array<ArrayBuffer> } {
   const ordered = specs
     .map(({ name, shape, dtype = "F32" as const }) => ({ name, shape, dtype }))
-    .sort((a, b) => BYTES[b.dtype] - BYTES[a.dtype] || (a.name < b.name ? -1 : 1));
+    .sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : 1));
 
   const json: [string, unknown][] = [];
   const sortedMetadata = Object.fromEntries(Object.entries(metadata).sort());
@@ -184,9 +184,9 @@ export function encodeHeader(
 
 /**
  * A tensor's bytes as 32-bit floats: F32 as they are (sharing memory), F16 and BF16 widened, which
- * is exact.
+ * is exact, F64 rounded.
  *
- * @param bytes the tensor's bytes; F32 must begin at a multiple of four in their buffer
+ * @param bytes the tensor's bytes; they must begin at a multiple of the element's size in their buffer
  * @throws {UserError} another element type
  *
  * @example
@@ -200,6 +200,9 @@ export function encodeHeader(
 export function decodeFloats(dtype: Dtype, bytes: Uint8Array<ArrayBuffer>): Float32Array {
   const { buffer, byteOffset, byteLength } = bytes;
   if (dtype === "F32") return new Float32Array(buffer, byteOffset, byteLength / 4);
+  if (dtype === "F64") {
+    return new Float32Array(new Float64Array(buffer, byteOffset, byteLength / 8));
+  }
   const view = new DataView(buffer, byteOffset, byteLength);
   const values = new Float32Array(byteLength / 2);
   if (dtype === "F16") {
@@ -208,48 +211,40 @@ export function decodeFloats(dtype: Dtype, bytes: Uint8Array<ArrayBuffer>): Floa
     const bits = new Uint32Array(values.buffer);
     for (let i = 0; i < bits.length; i++) bits[i] = view.getUint16(2 * i, true) << 16;
   } else {
-    throw new UserError(`expected elements of type F32, F16 or BF16, got ${dtype}`);
+    throw new UserError(`expected elements of type F32, F16, BF16 or F64, got ${dtype}`);
   }
   return values;
 }
 
-/** The size of a tensor; undefined for a shape that is none or a size past exact integers. */
-function tensorBytes(shape: readonly number[], dtype: Dtype): number | undefined {
-  const whole = shape.every((n) => Number.isSafeInteger(n) && n >= 0);
-  const bytes = shape.reduce((product, n) => product * n, BYTES[dtype]);
-  return whole && Number.isSafeInteger(bytes) ? bytes : undefined;
+/**
+ * The size of a tensor in bytes; undefined for a shape that is none or a size past exact integers.
+ *
+ * @example
+ * ```ts
+ * import { tensorBytes } from "./safetensors.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(tensorBytes([2, 3], "BF16"), 12);
+ * assert.equal(tensorBytes([2 ** 50, 2 ** 50], "BF16"), undefined);
+ * ```
+ */
+export function tensorBytes(shape: readonly number[], dtype: Dtype): number | undefined {
+  let bytes = DTYPE_BYTES[dtype];
+  for (const n of shape) {
+    bytes *= n;
+    // Every prefix must be exact: a zero at the end must not excuse what overflowed before it.
+    if (!Number.isSafeInteger(n) || n < 0 || !Number.isSafeInteger(bytes)) return undefined;
+  }
+  return bytes;
 }
 
 function parseJson(bytes: Uint8Array): Record<string, unknown> {
-  let text: string, value: unknown;
   try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    value = JSON.parse(text);
+    if (bytes[0] !== 0x7b) throw new UserError("does not start with a brace");
+    return parseJsonObject(bytes);
   } catch (error) {
-    throw new UserError(`header is not JSON (${(error as Error).message})`);
+    throw error instanceof UserError ? new UserError(`header: ${error.message}`) : error;
   }
-  if (!text.startsWith("{") || !isRecord(value)) {
-    throw new UserError("header is not a JSON object");
-  }
-  const twice = duplicateKey(text);
-  if (twice !== undefined) throw new UserError(`tensor ${twice} is listed twice`);
-  return value;
-}
-
-/** A key that valid JSON holds twice at its top level, which `JSON.parse` would pass over. */
-function duplicateKey(text: string): string | undefined {
-  const seen = new Set<string>();
-  let depth = 0;
-  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"\s*:?|[{}[\]]/g)) {
-    if (token === "{" || token === "[") depth++;
-    else if (token === "}" || token === "]") depth--;
-    else if (depth === 1 && token.endsWith(":")) {
-      const key: string = JSON.parse(token.slice(0, -1));
-      if (seen.has(key)) return key;
-      seen.add(key);
-    }
-  }
-  return undefined;
 }
 
 function checkMetadata(value: unknown): Record<string, string> {
@@ -262,12 +257,12 @@ function checkMetadata(value: unknown): Record<string, string> {
 
 function checkEntry(name: string, value: unknown, dataOffset: number): TensorEntry {
   const fail = (what: string, came: unknown) =>
-    new UserError(`tensor ${name}: expected ${what}, got ${JSON.stringify(came)}`);
+    new UserError(`tensor ${shown(name)}: expected ${what}, got ${shown(came)}`);
 
   if (!isRecord(value)) throw fail("an object with dtype, shape and data_offsets", value);
   const { dtype, shape, data_offsets: span } = value;
-  if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype)) {
-    throw fail(`a dtype (one of ${Object.keys(BYTES).join(", ")})`, dtype);
+  if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BYTES, dtype)) {
+    throw fail(`a dtype (one of ${Object.keys(DTYPE_BYTES).join(", ")})`, dtype);
   }
   const size = Array.isArray(shape) ? tensorBytes(shape, dtype as Dtype) : undefined;
   if (size === undefined) throw fail("a shape (a list of sizes)", shape);
@@ -276,7 +271,7 @@ function checkEntry(name: string, value: unknown, dataOffset: number): TensorEnt
   if (!isSpan) throw fail("data_offsets (begin and end)", span);
   const [begin, end] = span as [number, number];
   if (end - begin !== size) {
-    throw fail(`${size} bytes for shape ${JSON.stringify(shape)} of ${dtype}`, end - begin);
+    throw fail(`${size} bytes for shape ${shown(shape)} of ${dtype}`, end - begin);
   }
   return {
     dtype: dtype as Dtype,
@@ -294,8 +289,10 @@ function checkLayout(
 ): void {
   let end = dataOffset;
   for (const [name, { offset, bytes }] of entries) {
-    if (offset < end) throw new UserError(`tensor ${name} overlaps the one before it`);
-    if (offset > end) throw new UserError(`${offset - end} stray bytes before tensor ${name}`);
+    if (offset < end) throw new UserError(`tensor ${shown(name)} overlaps the one before it`);
+    if (offset > end) {
+      throw new UserError(`${offset - end} stray bytes before tensor ${shown(name)}`);
+    }
     end = offset + bytes;
   }
   if (end > fileSize) {
@@ -304,8 +301,4 @@ function checkLayout(
   if (end < fileSize) {
     throw new UserError(`${fileSize - end} stray bytes after the last tensor`);
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,5 +1,6 @@
 /**
- * The T5 baseline: the same main model, pretrained by span corruption (paper, equation 1).
+ * The T5 baseline: the same main model, pretrained by span corruption (paper, equation 1). Its objective is
+ * also that of finetuning, of any model.
  *
  * @module
  */
@@ -7,7 +8,7 @@
 import { UserError } from "../ops/errors.ts";
 import { key, Random } from "../ops/random.ts";
 import { equal, input, mul, notEqual, runScalar, scalar, sum, type Tensor } from "../ops/mod.ts";
-import { maskId, type ModelConfig, SPECIAL } from "./config.ts";
+import { maskId, type ModelConfig, SPECIAL, specialIds } from "./config.ts";
 import { languageModel } from "./heads.ts";
 import { sequenceAt, type TokenBatch } from "./metro_batch.ts";
 import type { Parameters } from "./parameters.ts";
@@ -91,7 +92,7 @@ export function seq2seq(
   const memory = encode(parameters, config, source, { dropout });
   const h = decode(parameters, config, decoderTokens, { memory, memoryTokens: source, dropout });
   const clm = languageModel(parameters, config, "clm", h, targets, { labelSmoothing });
-  const counted = notEqual(targets, scalar(SPECIAL.pad, "u32"));
+  const counted = notEqual(targets, scalar(specialIds(config).pad, "u32"));
   const clmLoss = sum(mul(clm.loss, counted));
   return {
     loss: mul(clmLoss, runScalar("clmScale")),

@@ -1,15 +1,25 @@
 /**
  * The stacks: the bidirectional encoder, which the main and the auxiliary model both are, and the
- * causal decoder. Neither has a final LayerNorm, since every layer ends in one.
+ * causal decoder. Neither has a final LayerNorm, since every layer ends in one; T5's layers begin with one.
  *
  * @module
  */
 
-import { constant, equal, mul, notEqual, reshape, scalar, type Tensor, where } from "../ops/mod.ts";
-import { type ModelConfig, SPECIAL } from "./config.ts";
-import { attentionLayer, embed, feedForward, type LayerContext } from "./layers.ts";
+import {
+  constant,
+  equal,
+  gatherRows,
+  mul,
+  notEqual,
+  reshape,
+  scalar,
+  type Tensor,
+  where,
+} from "../ops/mod.ts";
+import { isT5, type ModelConfig, specialIds } from "./config.ts";
+import { attentionLayer, embed, feedForward, finishStack, type LayerContext } from "./layers.ts";
 import { embeddingNames, type Parameters, type Stack } from "./parameters.ts";
-import { relativeBuckets } from "./relative.ts";
+import { relativeBuckets, t5Buckets } from "./relative.ts";
 
 /** Options of {@link encode}. */
 export interface EncodeOptions {
@@ -20,8 +30,8 @@ export interface EncodeOptions {
 }
 
 /**
- * Runs an encoder. Pads are embedded as zeros and never attended to; a row of pads gives finite values
- * that mean nothing.
+ * Runs an encoder. Pads are never attended to (and embedded as zeros, but in T5); a row of pads gives finite
+ * values that mean nothing.
  *
  * @param tokens u32 [batch, length], right-padded
  * @returns [batch, length, hidden]
@@ -45,21 +55,18 @@ export function encode(
   tokens: Tensor,
   { stack = "encoder", dropout = 0 }: EncodeOptions = {},
 ): Tensor {
-  const [batch, length] = tokens.shape;
   const layers = stack === "encoder" ? config.encoderLayers : config.auxLayers;
   const context = (layer: number) => layerContext(parameters, config, dropout, stack, layer);
-  const positions = stack === "encoder" ? config.positionRows - 2 : config.maxPositions;
-  const buckets = relativeBuckets(length, length, config, positions);
-  const relative = constant(buckets, [2 * length - 1]);
-  const mask = paddingMask(tokens);
-  const real = reshape(notEqual(tokens, scalar(SPECIAL.pad, "u32")), [batch, length, 1]);
+  const bias = relativeBias(parameters, config, stack, tokens.shape[1]);
+  const mask = paddingMask(tokens, config);
 
-  let x = mul(embed(context(0), embeddingNames(config, stack), tokens), real);
+  let x = embed(context(0), embeddingNames(config, stack), tokens);
+  if (!isT5(config)) x = mul(x, realTokens(tokens, config));
   for (let i = 0; i < layers; i++) {
-    x = attentionLayer(context(i), `${stack}.${i}.attention`, x, { memory: x, mask, relative });
+    x = attentionLayer(context(i), `${stack}.${i}.attention`, x, { mask, bias: bias(i) });
     x = feedForward(context(i), `${stack}.${i}.ffn`, x);
   }
-  return x;
+  return finishStack(context(layers), stack, x);
 }
 
 /** What {@link decode} reads besides its own tokens. */
@@ -109,24 +116,64 @@ export function decode(
   { memory, memoryTokens, dropout = 0, segments }: DecodeOptions,
 ): Tensor {
   const context = (layer: number) => layerContext(parameters, config, dropout, "decoder", layer);
+  const bias = isT5(config)
+    ? relativeBias(parameters, config, "decoder", tokens.shape[1])
+    : undefined;
   const own = segments
     ? { mask: segments.numbers, causal: true, segments: true }
-    : { mask: paddingMask(tokens), causal: true };
-  const memoryMask = paddingMask(memoryTokens);
+    : { mask: isT5(config) ? everywhere(tokens) : paddingMask(tokens, config), causal: true };
+  const memoryMask = paddingMask(memoryTokens, config);
 
   let x = embed(context(0), embeddingNames(config, "decoder"), tokens, segments?.positions);
   for (let i = 0; i < config.decoderLayers; i++) {
-    x = attentionLayer(context(i), `decoder.${i}.attention`, x, { memory: x, ...own });
+    x = attentionLayer(context(i), `decoder.${i}.attention`, x, { ...own, bias: bias?.(i) });
     x = attentionLayer(context(i), `decoder.${i}.cross`, x, { memory, mask: memoryMask });
     x = feedForward(context(i), `decoder.${i}.ffn`, x);
   }
-  return x;
+  return finishStack(context(config.decoderLayers), "decoder", x);
+}
+
+/**
+ * The relative bias of the layers of a stack, by number. In METRO each has a table of its own; in T5 the first
+ * one's serves all. Columns of a row may hold several segments: within one, distances are those of columns.
+ */
+function relativeBias(
+  parameters: Parameters,
+  config: ModelConfig,
+  stack: Stack,
+  length: number,
+): (layer: number) => Tensor {
+  const positions = stack === "encoder" ? config.positionRows - 2 : config.maxPositions;
+  const buckets = isT5(config)
+    ? t5Buckets(length, length, config, stack === "encoder")
+    : relativeBuckets(length, length, config, positions);
+  const rows = constant(buckets, [2 * length - 1]);
+  const biasOf = (layer: number) =>
+    gatherRows(parameters[`${stack}.${layer}.attention.relative`], rows);
+  if (!isT5(config)) return biasOf;
+  const shared = biasOf(0);
+  return () => shared;
+}
+
+/** [batch, length, 1]: 1 at tokens, 0 at pads. */
+function realTokens(tokens: Tensor, config: ModelConfig): Tensor {
+  const real = notEqual(tokens, scalar(specialIds(config).pad, "u32"));
+  return reshape(real, [...tokens.shape, 1]);
 }
 
 /** u32 [batch, length]: 1 at tokens, 0 at pads. */
-function paddingMask(tokens: Tensor): Tensor {
-  const pad = equal(tokens, scalar(SPECIAL.pad, "u32"));
+function paddingMask(tokens: Tensor, config: ModelConfig): Tensor {
+  const pad = equal(tokens, scalar(specialIds(config).pad, "u32"));
   return where(pad, scalar(0, "u32"), scalar(1, "u32"));
+}
+
+/**
+ * u32 [batch, length] of ones: T5 starts from the pad symbol, which must be seen; the pads behind a target
+ * are hidden from its tokens by causality alone.
+ */
+function everywhere(tokens: Tensor): Tensor {
+  const [batch, length] = tokens.shape;
+  return constant(new Uint32Array(batch * length).fill(1), [batch, length]);
 }
 
 const STACKS: readonly Stack[] = ["encoder", "decoder", "aux"];

@@ -4,7 +4,8 @@
  */
 import { fileURLToPath } from "node:url";
 import type { ModelConfig } from "../../models/config.ts";
-import { preset } from "../../models/presets.ts";
+import { modelFromHubConfig } from "../../models/hub_config.ts";
+import { foreignNames, transpose } from "../../models/names.ts";
 import { decodeFloats, parseHeader } from "../../models/safetensors.ts";
 
 const FOLDER = new URL("../../../shared/golden/", import.meta.url);
@@ -37,22 +38,25 @@ export function goldenPath(path: string): string {
   return fileURLToPath(new URL(path, FOLDER));
 }
 
-/** The configuration of a checkpoint in the released layout, in our terms. */
-export function releasedConfig(config: Record<string, number>): ModelConfig {
-  return {
-    ...preset("base", "release").model,
-    vocabSize: config.vocab_size,
-    dModel: config.d_model,
-    heads: config.num_heads,
-    dFf: config.d_ff,
-    encoderLayers: config.num_layers,
-    decoderLayers: config.num_decoder_layers,
-    auxLayers: 0,
-    relativeBuckets: config.relative_attention_num_buckets,
-    relativeMaxDistance: config.relative_attention_max_distance,
-    maxPositions: config.max_positions,
-    layerNormEps: config.layer_norm_epsilon,
-  };
+/** The configuration of a checkpoint as models on the Hub carry it, in our terms. */
+export function releasedConfig(config: Record<string, unknown>): ModelConfig {
+  return modelFromHubConfig(config);
+}
+
+/** A checkpoint of `golden/` as models on the Hub are: its model, and its weights by our names. */
+export function goldenModel(
+  folder: string,
+): { config: ModelConfig; weights: Record<string, Float32Array> } {
+  const config = releasedConfig(goldenJson(`${folder}/config.json`));
+  const tensors = goldenTensors(`${folder}/model.safetensors`);
+  const names = foreignNames(config, "release", ["main"]);
+  const weights = Object.fromEntries(
+    Array.from(names, ([ours, { name, shape: [rows, columns], transposed }]) => {
+      const { values } = tensors.get(name)!;
+      return [ours, transposed ? transpose(values, rows, columns) : values];
+    }),
+  );
+  return { config, weights };
 }
 
 function exists(path: URL): boolean {

@@ -80,3 +80,22 @@ Deno.test("initialize: every tensor of every part, a function of seed and name",
   assert.notDeepEqual(values(name), values("encoder.1.ffn.in.weight"));
   assert.throws(() => values("decoder.9.ffn.in.weight"), /no parameter decoder.9/);
 });
+
+Deno.test("initialize: short runs start from tokens above positions, and from relative positions that count", () => {
+  const short = initialize(base, 1, "short"), reference = initialize(base, 1);
+  const ratio = (name: string) =>
+    moments(short(name)).deviation / moments(reference(name)).deviation;
+  assert.ok(Math.abs(moments(short("embed.tokens").subarray(0, 2_000_000)).deviation - 0.1) < 5e-4);
+  for (const stack of ["encoder", "decoder"]) {
+    assert.ok(Math.abs(ratio(`${stack}.embed.positions`) - 0.3) < 1e-3);
+  }
+  assert.ok(Math.abs(moments(short("encoder.11.attention.relative")).deviation - 3) < 0.3);
+  for (const map of ["in", "out"]) {
+    assert.ok(Math.abs(ratio(`encoder.0.ffn.${map}.weight`) - 2) < 0.01);
+    assert.deepEqual(
+      short(`decoder.0.ffn.${map}.weight`),
+      reference(`decoder.0.ffn.${map}.weight`),
+    );
+  }
+  assert.deepEqual(short("aux.0.attention.relative"), reference("aux.0.attention.relative"));
+});

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { foreignNames, ourNames, transpose } from "../../models/names.ts";
+import { foreignNames, foreignShapes, ourNames } from "../../models/names.ts";
 import {
   declareParameters,
   parameterCount,
@@ -11,16 +11,33 @@ import { decode, encode } from "../../models/transformer.ts";
 import { languageModelLogits } from "../../models/heads.ts";
 import { evaluate, input } from "../../ops/mod.ts";
 import { readStepFolder } from "../../tasks/step_folder.ts";
-import { goldenJson, goldenPath, goldenTensors, hasGolden, releasedConfig } from "./golden.ts";
+import { goldenJson, goldenModel, goldenPath, goldenTensors, hasGolden } from "./golden.ts";
 
 Deno.test("foreignNames: the release has 526 tensors of base, 1042 of large++, tied ones included", () => {
-  for (const [name, count] of [["base", 526], ["base++", 526], ["large++", 1042]] as const) {
+  for (
+    const [name, count, parameters] of [
+      ["base", 526, 225_618_432],
+      ["base++", 526, 249_604_608],
+      ["large++", 1042, 773_644_288],
+    ] as const
+  ) {
     const { model } = preset(name, "release");
     assert.equal(ourNames(model, "release", ["main"]).size, count);
     const unique = foreignNames(model, "release", ["main"]);
     let numbers = 0;
     for (const { shape } of unique.values()) numbers += shape.reduce((a, b) => a * b, 1);
     assert.equal(numbers, parameterCount(model, ["main"]));
+    assert.equal(numbers, parameters);
+    const shapes = foreignShapes(model, "release", ["main"]);
+    assert.equal(shapes.size, count);
+    for (const { name, shape, aliases = [] } of unique.values()) {
+      for (const theirs of [name, ...aliases]) assert.deepEqual(shapes.get(theirs), shape);
+    }
+    assert.deepEqual(unique.get("embed.tokens")!.aliases, [
+      "encoder.embed_tokens.weight",
+      "decoder.embed_tokens.weight",
+      "lm_head.weight",
+    ]);
   }
 });
 
@@ -63,13 +80,10 @@ for (const name of ["tiny", "tiny_large_buckets"]) {
 }
 
 function checkReleased(folder: string): void {
-  const model = releasedConfig(goldenJson(`${folder}/config.json`));
+  const { config: model, weights } = goldenModel(folder);
   const tensors = goldenTensors(`${folder}/model.safetensors`);
-  const weights: Record<string, Float32Array> = {};
-  for (const [ours, { name, shape, transposed }] of foreignNames(model, "release", ["main"])) {
-    const { values } = tensors.get(name)!;
+  for (const { name, shape } of foreignNames(model, "release", ["main"]).values()) {
     assert.deepEqual(tensors.get(name)!.shape, shape);
-    weights[ours] = transposed ? transpose(values, shape[0], shape[1]) : values;
   }
   const { input_ids: source, labels } = goldenJson<Record<"input_ids" | "labels", number[][]>>(
     `${folder}/expected.json`,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { relativeBucket, relativeBuckets } from "../../models/relative.ts";
+import { relativeBucket, relativeBuckets, t5Bucket, t5Buckets } from "../../models/relative.ts";
 
 /** "bucket:last distance", as the reference gives them; the first entry is the last exact bucket. */
 const GOLDEN: Record<string, string> = {
@@ -45,3 +45,28 @@ Deno.test("relativeBucket: few positions leave the far buckets out", () => {
   assert.equal(relativeBucket(-63, config, 64), 0);
   assert.equal(relativeBucket(63, config, 64), 28);
 });
+
+/** "bucket:last distance" of T5 with 32 buckets up to 128, from the last exact bucket on. */
+const T5: Record<"encoder" | "decoder", string> = {
+  encoder: "7:7 8:11 9:15 10:22 11:31 12:45 13:63 14:90 15:1023",
+  decoder: "15:15 16:18 17:20 18:23 19:26 20:30 21:34 22:39 23:45 24:51 25:58 26:66 27:76 28:86 " +
+    "29:98 30:112 31:1023",
+};
+
+for (const [stack, table] of Object.entries(T5)) {
+  Deno.test(`t5Bucket: the buckets of the ${stack}`, () => {
+    const config = { relativeBuckets: 32, relativeMaxDistance: 128 };
+    const bidirectional = stack === "encoder";
+    const entries = table.split(" ").map((entry) => entry.split(":").map(Number));
+    for (let n = 0; n < 1024; n++) {
+      const expected = n <= entries[0][1] ? n : entries.find(([, last]) => n <= last)![0];
+      assert.equal(t5Bucket(-n, config, bidirectional), expected, `distance ${n}`);
+      const after = bidirectional && n > 0 ? 16 + expected : 0;
+      assert.equal(t5Bucket(n, config, bidirectional), after, `distance ${-n}`);
+    }
+    const rows = t5Buckets(512, 300, config, bidirectional);
+    assert.equal(rows.length, 811);
+    assert.equal(rows[0], t5Bucket(-511, config, bidirectional));
+    assert.equal(rows[810], t5Bucket(299, config, bidirectional));
+  });
+}

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../ops/errors.ts";
 import { decodeFloats, encodeHeader, headerSize, parseHeader } from "../../models/safetensors.ts";
+import { MAX_JSON_BYTES } from "../../models/untrusted.ts";
+import { assertUserError, fuzz, joined } from "../fuzz.ts";
 
 /** A header with any JSON in it, followed (only in the declared size) by `dataBytes` of data. */
 function parse(json: unknown, dataBytes: number) {
@@ -48,18 +50,28 @@ Deno.test("the order of the tensors does not depend on the order they are given 
 Deno.test("headers that lie are refused", () => {
   for (
     const [json, dataBytes, message] of [
-      ["{", 0, /^header is not JSON/],
-      ["[]", 0, /^header is not a JSON object/],
-      [" {}", 0, /^header is not a JSON object/],
-      [`{"w":1,"w":2}`, 0, /^tensor w is listed twice/],
-      [`{"w":1,"\\u0077":2}`, 0, /^tensor w is listed twice/],
+      ["{", 0, /^header: not JSON/],
+      ["[]", 0, /^header: does not start with a brace/],
+      [" {}", 0, /^header: does not start with a brace/],
+      [`{"w":1,"w":2}`, 0, /^header: w is listed twice/],
+      [`{"w":1,"\\u0077":2}`, 0, /^header: w is listed twice/],
+      [`{"w":{"shape":[1],"shape":[2]}}`, 0, /^header: shape is listed twice/],
       [{ __metadata__: { update: 3 } }, 0, /^__metadata__: expected an object of texts/],
       [{ w: null }, 0, /^tensor w: expected an object with dtype/],
-      [{ w: tensor(0, 4, [1], "F31") }, 4, /^tensor w: expected a dtype.*got "F31"/],
+      [{ w: tensor(0, 4, [1], "F31") }, 4, /^tensor w: expected a dtype.*got F31$/],
       [{ w: tensor(0, 4, [1], "toString") }, 4, /^tensor w: expected a dtype/],
       [{ w: tensor(0, 4, [-1]) }, 4, /^tensor w: expected a shape.*got \[-1\]/],
       [{ w: tensor(0, 4, [0.5]) }, 4, /^tensor w: expected a shape/],
       [{ w: tensor(0, 4, [2 ** 40, 2 ** 40]) }, 4, /^tensor w: expected a shape/],
+      [{ w: tensor(0, 0, [2 ** 52, 2 ** 52, 0]) }, 0, /^tensor w: expected a shape/],
+      [{ w: tensor(0, 0, [...Array(60).fill(2 ** 52), 0]) }, 0, /^tensor w: expected a shape/],
+      [
+        { w: { ...tensor(0, 4), data_offsets: [0, 2 ** 53] } },
+        4,
+        /^tensor w: expected data_offsets/,
+      ],
+      [{ w: tensor(0, 4), __metadata__: [] }, 4, /^__metadata__: expected an object/],
+      [{ "w\x1b[2J\n": 1 }, 0, /^tensor w\\u\{1b\}\[2J\\u\{a\}: expected an object/],
       [{ w: { ...tensor(0, 4), data_offsets: [4, 0] } }, 4, /^tensor w: expected data_offsets/],
       [{ w: { ...tensor(0, 4), data_offsets: [0] } }, 4, /^tensor w: expected data_offsets/],
       [{ w: tensor(0, 8, [1]) }, 8, /^tensor w: expected 4 bytes for shape \[1\] of F32, got 8/],
@@ -70,11 +82,30 @@ Deno.test("headers that lie are refused", () => {
     ] as const
   ) {
     assert.throws(() => parse(json, dataBytes), (error) => {
-      assert.ok(error instanceof UserError);
+      assertUserError(error);
       assert.match(error.message, message);
       return true;
     });
   }
+});
+
+Deno.test("headers that are deep, or long in one place, are no trouble", () => {
+  const deep = "[".repeat(1e6) + "]".repeat(1e6);
+  assert.throws(
+    () => parse(`{"w":${deep}}`, 0),
+    /^UserError: header: its JSON is nested too deeply/,
+  );
+  for (const key of ["k".repeat(4e6), "\\n".repeat(2e6)]) {
+    assert.throws(() => parse(`{"${key}":1}`, 0), (error) => {
+      assertUserError(error);
+      assert.match(error.message, /^tensor .*…: expected an object/);
+      return true;
+    });
+  }
+  assert.throws(() => parse({ w: Array(2e6).fill(1) }, 0), (error) => {
+    assertUserError(error);
+    return true;
+  });
 });
 
 Deno.test("a wrong length of the header is refused before anything is read by it", () => {
@@ -84,6 +115,11 @@ Deno.test("a wrong length of the header is refused before anything is read by it
     return bytes;
   };
   assert.throws(() => headerSize(lengthOf(2n ** 63n), 100), /not a safetensors file/);
+  const long = BigInt(MAX_JSON_BYTES) + 1n;
+  assert.throws(
+    () => headerSize(lengthOf(long), 2 ** 40),
+    /would be 4194305 bytes long, of at most/,
+  );
   assert.throws(() => headerSize(lengthOf(100n), 100), /cut short/);
   assert.throws(() => headerSize(new Uint8Array(3), 3), /expected a safetensors file, got 3 bytes/);
 });
@@ -93,6 +129,8 @@ Deno.test("half-precision tensors are widened exactly", () => {
   assert.deepEqual([...decodeFloats("F16", halves)], [1, -2, 2 ** -24, Infinity]);
   const brain = new Uint8Array(new Uint16Array([0x3f80, 0xc000, 0x0080, 0xff80]).buffer);
   assert.deepEqual([...decodeFloats("BF16", brain)], [1, -2, 2 ** -126, -Infinity]);
+  const double = new Uint8Array(Float64Array.of(0.1, 1e300).buffer);
+  assert.deepEqual([...decodeFloats("F64", double)], [Math.fround(0.1), Infinity]);
   assert.throws(() => decodeFloats("I64", halves), UserError);
 });
 
@@ -101,4 +139,18 @@ Deno.test("two tensors of one name are a mistake of ours", () => {
     () => encodeHeader([{ name: "w", shape: [] }, { name: "w", shape: [1] }], {}),
     (error) => error instanceof Error && !(error instanceof UserError),
   );
+});
+
+Deno.test("10,000 damaged files are read or refused, never anything else", async () => {
+  const specs = [{ name: "w", shape: [2, 1] }, { name: "é", shape: [1], dtype: "BF16" }] as const;
+  const whole = joined(encodeHeader(specs, { a: "b" }).bytes, "\0".repeat(10));
+  const outcome = await fuzz([whole], 10_000, (bytes) => {
+    const { tensors } = parseHeader(bytes, bytes.length);
+    for (const { dtype, shape, offset, bytes: size } of tensors.values()) {
+      assert.ok(offset + size <= bytes.length);
+      const count = shape.reduce((product, n) => product * n, 1);
+      assert.equal(decodeFloats(dtype, bytes.slice(offset, offset + size)).length, count);
+    }
+  });
+  assert.ok(outcome.read > 50 && outcome.refused > 5000, JSON.stringify(outcome));
 });
