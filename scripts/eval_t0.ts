@@ -11,7 +11,9 @@ import { interruption, main } from "../tasks/cli.ts";
 import { evaluateModel } from "../tasks/evaluate.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluation_report.ts";
 import { help } from "../tasks/help.ts";
-import { finetunedRun, loadModel } from "../tasks/model.ts";
+import { resolveModel } from "../tasks/hub.ts";
+import { finetunedRun, loadModel, shortName } from "../tasks/model.ts";
+import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 
@@ -21,6 +23,7 @@ const OPTIONS = describe({
     unit: "folder",
     help: "The run to evaluate. Of a pretrained run that was finetuned, the finetuning run inside.",
   },
+  ...MODEL_FLAGS,
   pretrained: {
     type: "boolean",
     default: false,
@@ -60,7 +63,8 @@ const OPTIONS = describe({
   out: {
     type: "path",
     unit: "folder",
-    help: "Folder of the results. Default: eval/ in the run's folder.",
+    help:
+      "Folder of the results. Default: eval/ in the run's folder; with --model, runs/MODEL/eval.",
   },
   compare: {
     type: "paths",
@@ -70,7 +74,7 @@ const OPTIONS = describe({
 });
 
 const PAGE = {
-  usage: "deno run scripts/eval_t0.ts --run FOLDER [flags]",
+  usage: "deno run scripts/eval_t0.ts --run FOLDER | --model NAME|FOLDER [flags]",
   intro:
     "Scores every answer choice of every prompt by its log-probability and counts how often the right " +
     "one wins. Prints mean and median over templates per task and the average over tasks; writes a " +
@@ -83,6 +87,10 @@ const PAGE = {
       does: "T0 Eval on your copy of the datasets",
     },
     {
+      command: "deno task eval_t0 --model gonglinyuan/metro_t0pp_base --data rows --templates ps",
+      does: "the same for a released model",
+    },
+    {
       command: "deno task eval_t0 --run runs/a --compare runs/b",
       does: "differences between two runs, with bootstrap intervals",
     },
@@ -92,23 +100,28 @@ const PAGE = {
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
-  if (flags.run === undefined) throw new UserError("expected --run FOLDER: the run to evaluate");
+  checkModelFlags(flags);
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
   }
   const sample = join(import.meta.dirname!, "..", "data");
   const { data = join(sample, "tasks"), templates = join(sample, "templates") } = flags;
   const tasks = flags.tasks ?? [flags.data === undefined ? "all" : "T0-Eval"];
-  const run = await finetunedRun(flags.run, flags.pretrained);
-  const out = flags.out ?? join(run, "eval");
+  const chosen = flags.run === undefined
+    ? flags.model!
+    : await finetunedRun(flags.run, flags.pretrained);
+  const out = flags.out ??
+    join(flags.run === undefined ? join("runs", shortName(chosen)) : chosen, "eval");
+  const run = await resolveModel(chosen);
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
   const interrupted = interruption("what is finished is kept");
   await ensureAdapter();
   // Installing the driver was the only reason to start other programs.
   await Deno.permissions.revoke({ name: "run" });
   const device = await openDevice();
-  const model = await loadModel(device, run);
-  console.error(`${run} on ${device.adapterName}`);
+  const { relativeMaxDistance } = flags;
+  const model = { ...await loadModel(device, run, { relativeMaxDistance }), name: chosen };
+  console.error(`${chosen} on ${device.adapterName}`);
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
   const evaluation = await evaluateModel({
     model,
@@ -127,7 +140,9 @@ await main(async () => {
   });
   model.destroy();
   device.destroy();
-  for (const line of await writeEvaluation(evaluation, { run, out, compare })) console.log(line);
+  for (const line of await writeEvaluation(evaluation, { run: chosen, out, compare })) {
+    console.log(line);
+  }
   console.log(`Results: ${out} (open ${join(out, "results.html")} in a browser)`);
   Deno.exit(0);
 });

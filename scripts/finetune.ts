@@ -6,27 +6,33 @@
 import { join } from "node:path";
 import process from "node:process";
 import { openDevice } from "../ops/mod.ts";
-import { UserError } from "../ops/errors.ts";
 import { interruption, main } from "../tasks/cli.ts";
 import { finetune } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/finetune_options.ts";
 import { help } from "../tasks/help.ts";
+import { checkModelFlags } from "../tasks/model_options.ts";
 import { parseFlags, wantsHelp } from "../tasks/options.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
 
 const PAGE = {
-  usage: "deno task finetune --run FOLDER [flags]",
+  usage: "deno task finetune --run FOLDER | --model NAME|FOLDER [flags]",
   intro:
-    "Finetunes a pretrained run on prompted tasks, as T0 does: rows of many datasets, each through " +
-    "several templates, become text-to-text pairs. Without --data it uses the sample tasks. Settings " +
-    "that are not given come from the run's preset.",
+    "Finetunes a pretrained run, or a released model, on prompted tasks, as T0 does: rows of many " +
+    "datasets, each through several templates, become text-to-text pairs. Without --data it uses " +
+    "the sample tasks. Settings that are not given come from the run's preset, or from the preset " +
+    "of the size nearest to the model's.",
   examples: [
     { command: "deno task finetune --run runs/tiny-metro", does: "train on the sample tasks" },
     {
       command: "deno task finetune --run runs/base-metro --mixture T0++ --data rows --templates ps",
       does: "the largest mixture of the paper, on your copy of the datasets",
+    },
+    {
+      command:
+        "deno task finetune --model google/t5-v1_1-base --mixture T0 --data rows --templates ps",
+      does: "a T0 of a T5, in runs/t5-v1_1-base-T0",
     },
     {
       command: "deno task finetune --run runs/base-metro/T0++ --resume",
@@ -37,8 +43,9 @@ const PAGE = {
 
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const { run, out, resume = false, workers = 1, ...given } = parseFlags(OPTIONS, Deno.args);
-  if (run === undefined) throw new UserError("expected --run FOLDER: the pretrained run");
+  const flags = parseFlags(OPTIONS, Deno.args);
+  checkModelFlags(flags);
+  const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...given } = flags;
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
   const finished = await finetune({
@@ -49,6 +56,8 @@ await main(async () => {
       return await openDevice();
     },
     run,
+    model,
+    modelOptions: { relativeMaxDistance },
     out,
     resume,
     given,

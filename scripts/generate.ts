@@ -11,6 +11,7 @@ import { main } from "../tasks/cli.ts";
 import { generate, STRATEGIES, type Strategy } from "../tasks/generate.ts";
 import { help } from "../tasks/help.ts";
 import { finetunedRun, loadModel } from "../tasks/model.ts";
+import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 
@@ -27,6 +28,7 @@ const OPTIONS = describe({
     help:
       "The run whose model answers. Of a pretrained run that was finetuned, the finetuning run inside.",
   },
+  ...MODEL_FLAGS,
   pretrained: {
     type: "boolean",
     default: false,
@@ -88,7 +90,7 @@ const OPTIONS = describe({
 });
 
 const PAGE = {
-  usage: "deno task generate --run FOLDER [flags] [WORD...]",
+  usage: "deno task generate --run FOLDER | --model NAME|FOLDER [flags] [WORD...]",
   intro: "Answers a prompt with a trained model, or one after the other if none is given: type a " +
     "line, read the answer, and end with Ctrl-D.",
   examples: [
@@ -96,6 +98,10 @@ const PAGE = {
       command:
         'deno task generate --run runs/tiny-t0 "Is this review positive or negative? Great!"',
       does: "one answer",
+    },
+    {
+      command: 'deno task generate --model gonglinyuan/metro_t0pp_base "Is rain wet? Yes or no?"',
+      does: "one answer of a released model, which is downloaded first",
     },
     {
       command: "deno task generate --run runs/tiny-t0 --strategy sample --top-p 0.9 < prompts.txt",
@@ -116,21 +122,20 @@ const BELONGS_TO: Readonly<Record<string, Strategy>> = {
 
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const { run: named, pretrained = false, words, ...options } = parseFlags(OPTIONS, Deno.args);
-  if (named === undefined) {
-    throw new UserError("expected --run FOLDER: the run whose model answers");
-  }
+  const flags = parseFlags(OPTIONS, Deno.args);
+  checkModelFlags(flags);
+  const { run, model: named, relativeMaxDistance, pretrained = false, words, ...options } = flags;
   for (const [flag, strategy] of Object.entries(BELONGS_TO)) {
     if (flag in options && options.strategy !== strategy) {
       throw new UserError(`--${flagName(flag)}: has a meaning with --strategy ${strategy} only`);
     }
   }
-  const run = await finetunedRun(named, pretrained);
+  const chosen = run === undefined ? named! : await finetunedRun(run, pretrained);
   await ensureAdapter();
   // Installing the driver was the only reason to start other programs.
   await Deno.permissions.revoke({ name: "run" });
   const device = await openDevice();
-  const model = await loadModel(device, run);
+  const model = await loadModel(device, chosen, { relativeMaxDistance });
   const answer = async (prompt: string) => {
     await generate(model, prompt, { ...options, onToken: (text) => process.stdout.write(text) });
     process.stdout.write("\n");

@@ -20,7 +20,7 @@ const PAGE = {
   usage: "deno task pretrain [flags]",
   intro:
     "Pretrains METRO-T5 from raw text: an auxiliary model makes noise, an encoder-decoder learns to " +
-    "detect and correct it. Without flags it trains a tiny model on the sample corpus in about two " +
+    "detect and correct it. Without flags it trains a tiny model on the sample corpus in about three " +
     "minutes. Settings that are not given come from the preset.",
   examples: [
     {

@@ -12,8 +12,14 @@ import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { openTemplates } from "../tasks/prompts/templates.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 import { readStepFolder, type StepFolder } from "../tasks/step_folder.ts";
+import { modelFailures, modelReportLines, verifyModel } from "../tasks/verify_model.ts";
 import { promptFailures, promptReportLines, verifyPrompts } from "../tasks/verify_prompts.ts";
 import { stepFailures, stepReportLines, verifyStep } from "../tasks/verify_step.ts";
+import {
+  tokenizerFailures,
+  tokenizerReportLines,
+  verifyTokenizer,
+} from "../tasks/verify_tokenizer.ts";
 import { UserError } from "../ops/errors.ts";
 
 /** Something to check; `run` is true if all is well. */
@@ -132,7 +138,103 @@ const prompts: Check = {
   },
 };
 
-const CHECKS: Readonly<Record<string, Check>> = { step, prompts };
+const TOKENIZER = describe({
+  files: {
+    type: "paths",
+    positional: true,
+    unit: "file...",
+    help:
+      "JSON lines: text, and any of pretokenized, pretokenized_lower, ids_32k_lower, ids_64k, " +
+      "ids_64k_lower.",
+  },
+  vocab: {
+    type: "path",
+    unit: "dir",
+    help: "Folder with vocab_32k and vocab_64k, each with sp.model and dict.txt.",
+  },
+});
+
+const tokenizer: Check = {
+  does: "METRO's tokenizers: pre-tokenised text and ids",
+  page: () =>
+    help(TOKENIZER, {
+      usage: "deno task verify tokenizer FILE... --vocab DIR",
+      intro:
+        "Tokenises texts with METRO's SentencePiece vocabularies and compares the words that go in " +
+        "and the ids that come out with those of the reference. Ids may differ only where two " +
+        "segmentations of one text have the same score, rounding aside: the table counts these " +
+        "ties apart. Exits with code 1 on any other difference.",
+      examples: [
+        {
+          command: "deno task verify tokenizer golden/tokenizer/metro.jsonl --vocab metro_vocab",
+          does: "check all columns that the file has",
+        },
+      ],
+    }),
+  async run(args) {
+    const { files = [], vocab } = parseFlags(TOKENIZER, args);
+    if (files.length === 0) throw new UserError("expected one or more files, got none");
+    if (!vocab) throw new UserError("--vocab: expected a folder of vocabularies, got none");
+    let ok = true;
+    for (const file of files) {
+      const report = await verifyTokenizer(file, vocab);
+      console.log(tokenizerReportLines(report).join("\n"));
+      ok &&= tokenizerFailures(report) === 0;
+    }
+    return ok;
+  },
+};
+
+const MODEL = describe({
+  folders: {
+    type: "paths",
+    positional: true,
+    unit: "dir...",
+    help: "Folders with a checkpoint as on the Hugging Face Hub, expected.json and " +
+      "expected_logits.safetensors.",
+  },
+  tolerance: {
+    type: "number",
+    above: 0,
+    default: 1e-4,
+    help: "Largest error that passes, relative to the largest logit, or to a score.",
+  },
+});
+
+const model: Check = {
+  does: "checkpoints: logits, scores of answer choices, greedy answers",
+  page: () =>
+    help(MODEL, {
+      usage: "deno task verify model DIR... [flags]",
+      intro:
+        "Loads checkpoints in the published layout and compares what they compute here with what " +
+        "another implementation computed: logits, scores on the way that evaluation takes, greedy " +
+        "answers token by token on the way of generate. If a folder has the weights as safetensors " +
+        "and as pytorch_model.bin, all tensors must be identical. Exits with code 1 if anything " +
+        "differs by more than the tolerance.",
+      examples: [
+        { command: "deno task verify model golden/metro_hf/*", does: "check all of a folder" },
+      ],
+    }),
+  async run(args) {
+    const { folders = [], tolerance } = { ...defaults(MODEL), ...parseFlags(MODEL, args) };
+    if (folders.length === 0) throw new UserError("expected one or more folders, got none");
+    await ensureAdapter();
+    // Installing the driver was the only reason to start other programs.
+    await Deno.permissions.revoke({ name: "run" });
+    const device = await openDevice();
+    let ok = true;
+    for (const folder of folders) {
+      const report = await verifyModel(device, folder);
+      console.log(modelReportLines(report, tolerance).join("\n"));
+      ok &&= modelFailures(report, tolerance).length === 0;
+    }
+    device.destroy();
+    return ok;
+  },
+};
+
+const CHECKS: Readonly<Record<string, Check>> = { step, prompts, tokenizer, model };
 
 function overview(): string {
   const width = Math.max(...Object.keys(CHECKS).map((name) => name.length)) + 4;

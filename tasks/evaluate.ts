@@ -6,9 +6,10 @@
  */
 
 import { createHash } from "node:crypto";
-import { mkdir, open } from "node:fs/promises";
+import { mkdir, open, stat } from "node:fs/promises";
+import { basename } from "node:path";
 import process from "node:process";
-import { headerSize } from "../models/mod.ts";
+import { headerSize, type ModelConfig, parseHeader } from "../models/mod.ts";
 import { checkpointFile } from "./checkpoint.ts";
 import { UserError } from "../ops/errors.ts";
 import { key, Random } from "../ops/random.ts";
@@ -32,12 +33,14 @@ import {
   type Row,
   splitsOf,
 } from "./rows/mod.ts";
+import { exists } from "./run_folder.ts";
+import { openWeights } from "./weights.ts";
 
 /** What {@link evaluateModel} needs. */
 export interface EvaluateJob {
   /** The model. */
   model: LoadedModel;
-  /** Folder of the run, whose weights identify the results. */
+  /** Folder of the run or of the model as those on the Hub are; its weights identify the results. */
   run: string;
   /** `T0-Eval`; `DATASET` or `DATASET:SPLIT`; `all` datasets that have held-out rows and choices. */
   tasks: readonly string[];
@@ -165,7 +168,7 @@ export async function resolveTasks(
 export async function evaluateModel(job: EvaluateJob): Promise<Evaluation> {
   const { model, out, output = process.stderr } = job;
   const { tasks, missing } = await resolveTasks(job);
-  const weights = await weightsOf(job.run);
+  const weights = await weightsOf(job.run, model.config);
   const ranker = new Ranker(model, job.batches);
   const results: TemplateResult[] = [], bad: string[] = [];
   let host = 0, total = 0;
@@ -401,15 +404,32 @@ function settingsOf(
   return digest.digest("hex").slice(0, 16);
 }
 
-/** Identifies a run's weights: their file begins with the checksums of all tensors. */
-async function weightsOf(run: string): Promise<string> {
-  const file = await open(await checkpointFile(run, "model.safetensors"), "r");
+/**
+ * Identifies weights, and the config that says what they mean. A run's file begins with the checksums of
+ * all tensors; files of others are told apart by size and time.
+ */
+async function weightsOf(run: string, config: ModelConfig): Promise<string> {
+  const digest = createHash("sha256").update(JSON.stringify(config));
+  const own = await checkpointFile(run, "model.safetensors");
+  const checksums = await exists(own) ? await checksumsOf(own) : undefined;
+  if (checksums) return digest.update(checksums).digest("hex");
+  const weights = await openWeights(run);
+  await weights.close();
+  for (const path of weights.files) {
+    const { size, mtimeMs } = await stat(path);
+    digest.update(JSON.stringify([basename(path), size, mtimeMs]));
+  }
+  return digest.digest("hex");
+}
+
+async function checksumsOf(path: string): Promise<string | undefined> {
+  const file = await open(path, "r");
   try {
     const { size } = await file.stat();
-    const { buffer } = await file.read(new Uint8Array(8), 0, 8, 0);
-    const length = headerSize(buffer, size);
-    const header = await file.read(new Uint8Array(length), 0, length, 0);
-    return createHash("sha256").update(header.buffer).digest("hex");
+    const start = await file.read(new Uint8Array(8), 0, 8, 0);
+    const length = headerSize(start.buffer, size);
+    const { buffer } = await file.read(new Uint8Array(length), 0, length, 0);
+    return parseHeader(buffer, size).metadata.crc32;
   } finally {
     await file.close();
   }

@@ -1,8 +1,8 @@
 /**
- * Prompt-finetuning, top to bottom: pretrained run, mixture, batches, updates, run folder (paper, section
+ * Prompt-finetuning, top to bottom: pretrained model, mixture, batches, updates, run folder (paper, section
  * 4.3 and Table 6).
  *
- * The auxiliary model and the RTD head are dropped; the decoder starts from `</s>`; the loss is the mean
+ * The auxiliary model and the RTD head are dropped; METRO's decoder starts from `</s>`; the loss is the mean
  * cross entropy over all target tokens of an update. The run folder is like that of pretraining, with
  * `mixture.json` instead of a corpus.
  *
@@ -10,12 +10,12 @@
  */
 
 import process from "node:process";
-import { copyFile, mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { parameterCount } from "../models/mod.ts";
+import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
 import type { Device } from "../ops/mod.ts";
-import { checkpointFile, openCheckpoint, writeFile } from "./checkpoint.ts";
+import { checkpointFile, writeFile } from "./checkpoint.ts";
 import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./example_windows.ts";
 import { DROPS } from "./examples.ts";
 import {
@@ -26,19 +26,18 @@ import {
 } from "./finetune_options.ts";
 import { type MetricRecord, readMetrics } from "./metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./mixture.ts";
-import { readRunModel, type RunModel } from "./model.ts";
+import {
+  type ModelOptions,
+  readModel,
+  readModelWeights,
+  readRunModel,
+  type RunModel,
+  shortName,
+} from "./model.ts";
 import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
-import {
-  exists,
-  expectNoRun,
-  expectSame,
-  millions,
-  readConfig,
-  readJson,
-  readWeights,
-} from "./run_folder.ts";
+import { exists, expectNoRun, expectSame, millions, readConfig, readJson } from "./run_folder.ts";
 import { trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -46,9 +45,13 @@ import { Trainer } from "./trainer.ts";
 export interface FinetuneJob {
   /** Opens the device; called once the mixture has been resolved. */
   openDevice(): Promise<Device>;
-  /** Folder of the pretrained run; with `resume`, of the finetuning run. */
-  run: string;
-  /** Folder of the finetuning run; inside the pretrained run if absent. */
+  /** Folder of the pretrained run; with `resume`, of the finetuning run. Or `model` instead. */
+  run?: string;
+  /** A model that is no run: its folder, or its name on the Hugging Face Hub. */
+  model?: string;
+  /** How to read it. */
+  modelOptions?: ModelOptions;
+  /** Folder of the finetuning run; inside the pretrained run, or in `runs/`, if absent. */
   out?: string;
   /** Go on from the finetuning run's checkpoint. */
   resume: boolean;
@@ -117,18 +120,20 @@ export async function finetune(
     );
     if (!job.resume) {
       await mkdir(run, { recursive: true });
-      await copyFile(join(config.from, "tokenizer.json"), join(run, "tokenizer.json"));
-      await loadPretrained(config, trainer);
+      await writeFile(join(run, "tokenizer.json"), JSON.stringify(model.tokenizer.json) + "\n");
+      await readModelWeights(device, model, trainer.parts, trainer.parameters);
       await writeJson(record, { ...mixtureRecord(mixture), table });
       await writeJson(join(run, "config.json"), config);
     }
     training = true;
+    const special = specialIds(config.model);
     const batcher = new PairBatcher(windows, shapes, {
       batchSize: config.batchSize,
       seed: config.seed,
       datasets: mixture.datasets.length,
+      special,
     });
-    const evaluation = heldout && layOutWindow(heldout, shapes);
+    const evaluation = heldout && layOutWindow(heldout, shapes, special);
     await trainLoop({
       run,
       resume: job.resume,
@@ -167,13 +172,24 @@ interface Prepared {
   model: RunModel;
 }
 
-async function newRun({ run: from, out, given, sample }: FinetuneJob): Promise<Prepared> {
-  const model = await readRunModel(from);
+async function newRun(job: FinetuneJob): Promise<Prepared> {
+  const { given, sample } = job;
+  const from = fromOf(job);
+  const model =
+    await (job.run === undefined ? readModel(from, job.modelOptions) : readRunModel(job.run));
   const base = { from, model, sampleData: sample.data, sampleTemplates: sample.templates };
   const config = resolveFinetune(given, base);
-  const run = out ?? join(from, nameOf(config));
+  const name = nameOf(config);
+  const run = job.out ??
+    (model.released ? join("runs", `${shortName(from)}-${name}`) : join(from, name));
   await expectNoRun(run);
   return { run, config, model };
+}
+
+function fromOf({ run, model }: FinetuneJob): string {
+  const from = run ?? model;
+  if (from === undefined) throw new UserError("expected a run or a model to start from, got none");
+  return from;
 }
 
 /** Puts a folder back to what it is now, if it is there at all. */
@@ -194,8 +210,13 @@ function nameOf({ mixture }: FinetuneConfig): string {
 }
 
 /** The config of the run folder, which flags may repeat but not change. */
-async function savedRun({ run: named, out, given }: FinetuneJob): Promise<Prepared> {
-  const run = out ?? named;
+async function savedRun(job: FinetuneJob): Promise<Prepared> {
+  if (job.model !== undefined) {
+    throw new UserError(
+      "--resume: goes on with a finetuning run: give it as --run, without --model",
+    );
+  }
+  const run = job.out ?? fromOf(job), { given } = job;
   const otherwise = "no run to resume (it has no config.json); leave out --resume";
   const contents = await readConfig(run, otherwise) as FinetuneConfig;
   if (contents.kind !== "finetune") {
@@ -213,15 +234,6 @@ async function savedRun({ run: named, out, given }: FinetuneJob): Promise<Prepar
     );
   }
   return { run, config, model: await readRunModel(run) };
-}
-
-async function loadPretrained(config: FinetuneConfig, trainer: Trainer): Promise<void> {
-  const [weights] = await openCheckpoint(config.from, ["model.safetensors"]);
-  try {
-    await readWeights(weights, config.model, trainer.parts, trainer.parameters);
-  } finally {
-    await weights.close();
-  }
 }
 
 async function writeJson(path: string, value: unknown): Promise<void> {

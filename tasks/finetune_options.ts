@@ -10,6 +10,7 @@ import { UserError } from "../ops/errors.ts";
 import { describe, flagName, type Option } from "./options.ts";
 import { PRETRAIN_CONFIG } from "./pretrain_options.ts";
 import type { FinetunedModel, RunModel } from "./model.ts";
+import { MODEL_FLAGS } from "./model_options.ts";
 import type { MixingRule } from "./prompts/t0.ts";
 
 const { updates, peakLearningRate, warmupUpdates, scheduleUpdates } = PRETRAIN_CONFIG;
@@ -115,11 +116,12 @@ export const FINETUNE_COMMAND = describe({
     unit: "folder",
     help: "The pretrained run to start from, or, with --resume, the finetuning run to go on with.",
   },
+  ...MODEL_FLAGS,
   out: {
     type: "path",
     unit: "folder",
     help: "Folder of the finetuning run. Default: one inside the pretrained run, named after the " +
-      "mixture.",
+      "mixture; with --model, runs/MODEL-MIXTURE.",
   },
   resume: { type: "boolean", default: false, help: "Go on from the run's last checkpoint." },
   workers: {
@@ -184,9 +186,9 @@ export interface FinetuneConfig extends FinetuneSettings, FinetunedModel {
   sourceLength: number;
   /** Longest target, in tokens. */
   targetLength: number;
-  /** The pretrained run. */
+  /** The pretrained run, or the model that is none. */
   from: string;
-  /** Its preset. */
+  /** Its preset, or the one of the nearest size. */
   preset: RunModel["preset"];
   /** Whom it follows. */
   source: RunModel["source"];
@@ -203,7 +205,7 @@ const RECIPES = {
 
 /** What a finetuning run starts from, and where its data is if nobody says. */
 export interface FinetuneBase {
-  /** The pretrained run's folder. */
+  /** The pretrained run's folder, or what else names the model. */
   from: string;
   /** What it says about its model. */
   model: RunModel;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ModelConfig } from "../models/mod.ts";
+import { type ModelConfig, neverWritten, specialIds } from "../models/mod.ts";
 import { type Device, key, Random, type StateMemory, UserError } from "../ops/mod.ts";
 import {
   CachedDecoder,
@@ -236,7 +236,7 @@ export class Generator {
         source: paddedLength(longest, this.#model.maxSource),
         slots: Math.ceil(settings.maxTokens / BLOCK) * BLOCK,
       });
-      const { source: length } = decoder.shape, { pad } = this.#model.tokenizer;
+      const { source: length } = decoder.shape, { pad } = specialIds(this.#model.config);
       const source = new Uint32Array(prompts * length).fill(pad);
       for (const [row, prompt] of chosen.entries()) source.set(sources[prompt], row * length);
       const found = await this.#run(decoder, source, chosen, settings, onIds);
@@ -252,9 +252,9 @@ export class Generator {
     settings: Settings,
     onIds?: (ids: readonly number[], prompt: number) => void,
   ): Promise<GeneratedIds[]> {
-    const { tokenizer: { eos: end, pad }, start } = this.#model;
+    const { config, start } = this.#model, pad = neverWritten(config) ?? -1;
     const { strategy, maxTokens, beams, lengthPenalty, seed } = settings;
-    const limits = { end, pad, maxTokens };
+    const limits = { end: specialIds(config).eos, pad, maxTokens };
     if (strategy === "beam") {
       const searches = prompts.map(() => new Beams(limits, beams, lengthPenalty));
       return runSearches(decoder, source, searches, start);

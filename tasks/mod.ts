@@ -6,6 +6,7 @@
 
 export * from "./batches.ts";
 export * from "./checkpoint.ts";
+export * from "./convert.ts";
 export * from "./corpus.ts";
 export * from "./evaluate.ts";
 export * from "./evaluation_report.ts";
@@ -20,11 +21,13 @@ export {
   resolveFinetune,
 } from "./finetune_options.ts";
 export * from "./generate.ts";
+export * from "./hub.ts";
 export { type ErrorKind, PyFloat, PyObject } from "./jinja/values.ts";
 export * from "./lengths.ts";
 export * from "./metrics.ts";
 export * from "./mixture.ts";
 export * from "./model.ts";
+export * from "./model_weights.ts";
 export * from "./objective.ts";
 export * from "./pack.ts";
 export * from "./packed.ts";
@@ -46,8 +49,24 @@ export * from "./shuffle.ts";
 export * from "./step_folder.ts";
 export * from "./strip_plot.ts";
 export * from "./tokenizer.ts";
+export { metroText } from "./tokenizer/metro_text.ts";
+export {
+  type Piece,
+  type PieceType,
+  readSentencePiece,
+  type SentencePieceModel,
+} from "./tokenizer/sentencepiece.ts";
+export {
+  readSentencePieceJson,
+  sentencePieceJson,
+  type SentencePieceLayout,
+} from "./tokenizer/sentencepiece_json.ts";
 export * from "./tokenizer/train.ts";
+export { trainUnigram, type UnigramOptions } from "./tokenizer/unigram_train.ts";
 export * from "./train_loop.ts";
 export * from "./trainer.ts";
+export * from "./verify_model.ts";
 export * from "./verify_prompts.ts";
 export * from "./verify_step.ts";
+export * from "./verify_tokenizer.ts";
+export * from "./weights.ts";

@@ -20,6 +20,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
+import { shown } from "../models/untrusted.ts";
 import { UserError } from "../ops/errors.ts";
 import { nearest } from "./nearest.ts";
 
@@ -259,7 +260,7 @@ export function validate<T extends Options>(options: T, object: unknown, where: 
   for (const [key, value] of Object.entries(object)) {
     if (!Object.hasOwn(options, key)) {
       throw new UserError(
-        `${where}: unknown key ${JSON.stringify(key)}` +
+        `${where}: unknown key ${shown(JSON.stringify(key))}` +
           suggestion(key, Object.keys(options), (near) => JSON.stringify(near)),
       );
     }
@@ -402,6 +403,6 @@ function rangeOf({ min, max, above, below }: NumberOption): string {
 }
 
 function show(value: unknown): string {
-  if (typeof value === "string") return `'${value}'`;
-  return JSON.stringify(value) ?? String(value);
+  if (typeof value === "string") return `'${shown(value)}'`;
+  return typeof value === "number" ? String(value) : shown(value);
 }

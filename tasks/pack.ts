@@ -95,9 +95,13 @@ export async function packCorpus(request: PackRequest): Promise<PackedManifest> 
   const files = listCorpus(paths);
   refuseForeign(out);
   const dtype = tokenizer.rows <= 65536 ? "u16" : "u32";
+  const { bos } = tokenizer;
+  if (bos === undefined) {
+    throw new UserError("tokenizer: it has no token <s>, with which every block begins");
+  }
   const temporary = makeTemporary(out);
   try {
-    const open = (part: PartName) => new PartWriter(temporary, part, dtype, tokenizer.bos);
+    const open = (part: PartName) => new PartWriter(temporary, part, dtype, bos);
     const parts = { train: open("train"), heldout: open("heldout") };
     let cropped = 0;
     try {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { SPECIAL } from "../models/mod.ts";
+import type { SpecialIds } from "../models/mod.ts";
 import { key, Random } from "../ops/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "./example_windows.ts";
 import { chooseLengths, fittingLength } from "./lengths.ts";
@@ -97,9 +97,14 @@ function starts(lengths: Uint32Array): Float64Array {
 }
 
 /** Lays examples out for `seq2seq`: padded on the right, the decoder's input one behind the targets. */
-function layOut(window: ExampleWindow, at: Offsets, { shape, examples }: PairPlan): PreparedBatch {
+function layOut(
+  window: ExampleWindow,
+  at: Offsets,
+  { shape, examples }: PairPlan,
+  { pad, start }: SpecialIds,
+): PreparedBatch {
   const { rows, length, target } = shape;
-  const padded = (columns: number) => new Uint32Array(rows * columns).fill(SPECIAL.pad);
+  const padded = (columns: number) => new Uint32Array(rows * columns).fill(pad);
   const source = padded(length), targets = padded(target), decoderTokens = padded(target);
   let tokens = 0, targetTokens = 0;
   for (const [row, i] of examples.entries()) {
@@ -107,8 +112,8 @@ function layOut(window: ExampleWindow, at: Offsets, { shape, examples }: PairPla
     const t = window.targets.subarray(at.targets[i], at.targets[i] + window.targetLengths[i]);
     source.set(s, row * length);
     targets.set(t, row * target);
-    // Decoding starts from `</s>`; in pretraining it started from the first sentinel.
-    decoderTokens[row * target] = SPECIAL.eos;
+    // METRO starts from `</s>` now; in pretraining it started from the first sentinel.
+    decoderTokens[row * target] = start;
     decoderTokens.set(t.subarray(0, -1), row * target + 1);
     tokens += s.length + t.length;
     targetTokens += t.length;
@@ -117,10 +122,18 @@ function layOut(window: ExampleWindow, at: Offsets, { shape, examples }: PairPla
   return { ...shape, inputs: { source, decoderTokens, targets }, counts, tokens };
 }
 
-/** All examples of a window as micro-batches, for evaluation. */
-export function layOutWindow(window: ExampleWindow, shapes: PairShapes): PreparedBatch[] {
+/**
+ * All examples of a window as micro-batches, for evaluation.
+ *
+ * @param special ids of the model
+ */
+export function layOutWindow(
+  window: ExampleWindow,
+  shapes: PairShapes,
+  special: SpecialIds,
+): PreparedBatch[] {
   const at = offsetsOf(window);
-  return planPairs(window, shapes).map((plan) => layOut(window, at, plan));
+  return planPairs(window, shapes).map((plan) => layOut(window, at, plan, special));
 }
 
 /** Where a {@link PairBatcher} is. */
@@ -131,6 +144,18 @@ interface PairState {
   batch: number;
   /** {@link COUNTS} per dataset of all windows begun. */
   counts: number[];
+}
+
+/** What a {@link PairBatcher} must know. */
+export interface PairBatcherOptions {
+  /** Examples of an update; the last micro-batch may bring a few more. */
+  batchSize: number;
+  /** Decides the order. */
+  seed: number;
+  /** Datasets of the mixture. */
+  datasets: number;
+  /** Ids of the model. */
+  special: SpecialIds;
 }
 
 /**
@@ -146,25 +171,23 @@ export class PairBatcher implements BatchSource {
   readonly #shapes: PairShapes;
   readonly #batchSize: number;
   readonly #seed: number;
+  readonly #special: SpecialIds;
   #state: PairState;
   #current: { window: ExampleWindow; at: Offsets; plans: PairPlan[] } | undefined;
   #padded = 0;
   #real = 0;
 
-  /**
-   * Starts at the beginning of epoch 0.
-   *
-   * @param batchSize examples of an update; the last micro-batch may bring a few more
-   */
+  /** Starts at the beginning of epoch 0. */
   constructor(
     windows: WindowAhead,
     shapes: PairShapes,
-    { batchSize, seed, datasets }: { batchSize: number; seed: number; datasets: number },
+    { batchSize, seed, datasets, special }: PairBatcherOptions,
   ) {
     this.#windows = windows;
     this.#shapes = shapes;
     this.#batchSize = batchSize;
     this.#seed = seed;
+    this.#special = special;
     const counts = new Array<number>(datasets * COUNTS.length).fill(0);
     this.#state = { epoch: 0, window: 0, batch: 0, counts };
   }
@@ -189,7 +212,7 @@ export class PairBatcher implements BatchSource {
     for (let examples = 0; examples < this.#batchSize;) {
       const { window, at, plans } = this.#current ??= await this.#open(true);
       if (plans.length > 0) {
-        const batch = layOut(window, at, plans[this.#state.batch]);
+        const batch = layOut(window, at, plans[this.#state.batch], this.#special);
         examples += batch.counts.examples;
         this.#padded += batch.inputs.source.length + batch.inputs.targets.length;
         this.#real += batch.tokens;

@@ -44,11 +44,14 @@ import {
 import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_folder.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train.ts";
+import { trainUnigram } from "./tokenizer/unigram_train.ts";
 import { type BatchSource, trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;
+/** What `--tokenizer` can name besides a file. */
+const TRAINERS = new Map([["bpe", trainTokenizer], ["unigram", trainUnigram]]);
 /** Tokens that are counted to know their frequencies. */
 const FREQUENCY_SAMPLE = 1_000_000;
 
@@ -174,13 +177,11 @@ async function prepareTokenizer(
   const path = join(job.run, "tokenizer.json");
   if (job.resume) return loadTokenizer(path);
   const { vocabSize, lowercase, sequenceLength: sentinels, text } = config;
+  const train = TRAINERS.get(config.tokenizer);
   const tokenizer = loadTokenizer(
-    config.tokenizer ??
-      await trainTokenizer(sampleLines([...text], TOKENIZER_SAMPLE), {
-        vocabSize,
-        lowercase,
-        sentinels,
-      }),
+    train
+      ? await train(sampleLines([...text], TOKENIZER_SAMPLE), { vocabSize, lowercase, sentinels })
+      : config.tokenizer,
   );
   if (tokenizer.sentinels === 0) {
     throw new UserError(
@@ -272,17 +273,16 @@ function batchShapes(config: PretrainConfig, part: PackedPart): BatchShapes {
 }
 
 /**
- * What training starts from. With biases of the corpus, the heads know the tokens' frequencies and the
- * share of replacements. Otherwise the first updates teach them by pushing all features in one common
- * direction, which at a short run's learning rate leaves the encoder's output the same everywhere.
+ * What training starts from. In a short run the heads' biases hold the tokens' frequencies and the share
+ * of replacements. Otherwise its first updates teach them by pushing all features in one common direction.
  */
 function initialValues(
   model: ModelConfig,
   config: PretrainConfig,
   train: PackedPart,
 ): (name: string) => Float32Array {
-  const values = initialize(model, config.seed);
-  if (config.headBias === "zero") return values;
+  const values = initialize(model, config.seed, config.start);
+  if (config.start === "reference") return values;
   const counts = countTokens(train);
   const total = [...counts.values()].reduce((sum, n) => sum + n, 0) + UNSEEN * model.vocabSize;
   const share = (id: number) => ((counts.get(id) ?? 0) + UNSEEN) / total;

@@ -22,6 +22,8 @@ import {
   SHARE_MODES,
   type Source,
   SOURCES,
+  type Start,
+  STARTS,
 } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
 import { describe, flagName, type Option } from "./options.ts";
@@ -40,8 +42,8 @@ export interface PretrainConfig
   objective: "metro" | "t5";
   /** Files, folders and globs of the corpus. */
   text: readonly string[];
-  /** A tokenizer.json to use instead of training one. */
-  tokenizer?: string;
+  /** What to train a tokenizer with, "bpe" or "unigram", or a tokenizer.json to use instead. */
+  tokenizer: string;
   /** Pieces and special tokens of the tokenizer to train. */
   vocabSize: number;
   /** Lower-case the text. */
@@ -50,8 +52,8 @@ export interface PretrainConfig
   packing: "complete_doc" | "concat";
   /** What happens to lines longer than a block. */
   longLines: "split" | "crop";
-  /** Where the biases of the heads start. */
-  headBias: "zero" | "corpus";
+  /** Where weights and biases start. */
+  start: Start;
   /** Number of padded lengths for which programs are compiled. */
   staticLengths: number;
   /** Share of the documents that is kept for evaluation. */
@@ -115,7 +117,9 @@ export const PRETRAIN_CONFIG = describe(
     },
     tokenizer: {
       type: "path",
-      help: "A tokenizer.json to use instead of training one on the text.",
+      help: "How to train a tokenizer on the text, `bpe` (byte-level) or `unigram` (as " +
+        "SentencePiece does), or a tokenizer.json to use instead.",
+      unit: "name or path",
       group: DATA,
     },
     vocabSize: {
@@ -247,13 +251,13 @@ export const PRETRAIN_CONFIG = describe(
     },
     layerNormEps: { type: "number", above: 0, help: "Epsilon of the layer norms.", group: MODEL },
 
-    headBias: {
+    start: {
       type: "choice",
-      choices: ["zero", "corpus"] as const,
+      choices: STARTS,
       help:
-        "Where the biases of the heads start: at 0, as in the code, or at how often each token, and a " +
-        "replacement, is to be expected. A short run does not have to learn that first.",
-      group: OBJECTIVE,
+        "Initial values: the reference code's, or larger ones for short runs, with the heads' biases at " +
+        "how often each token, and a replacement, is to be expected.",
+      group: TRAINING,
     },
     maskProbability: share("Share of the positions that are selected.", OBJECTIVE),
     keepShare: share("Share of the selected that the auxiliary model sees unchanged.", OBJECTIVE),
@@ -339,10 +343,10 @@ const RECIPES = {
   // Blocks of equal length waste nothing on padding; the larger presets follow the paper.
   "tiny": {
     packing: "concat",
-    headBias: "corpus",
+    start: "short",
     staticLengths: 1,
     heldOut: 0.05,
-    microBatch: 2048,
+    microBatch: 4096,
     logEvery: 10,
     evaluateEvery: 50,
     saveEvery: 100,
@@ -385,9 +389,10 @@ export function resolvePretrain(given: GivenPretrain, text: readonly string[]): 
     source,
     objective,
     longLines: "split",
-    headBias: "zero",
+    start: "reference",
     evaluateTokens: 1_000_000,
     text,
+    tokenizer: p.tokenizer.algorithm,
     vocabSize: p.tokenizer.vocabSize,
     lowercase: p.tokenizer.lowercase,
     ...optimisation,

@@ -8,7 +8,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /**
  * The ids of a prompt: `<s>`, the text with every run of white space made one space, `</s>`. A text that
- * is too long loses its end, never its `</s>`.
+ * is too long loses its end, never its `</s>`. Without `<s>` where the tokenizer has none (T5).
  *
  * @param maxLength most ids, `<s>` and `</s>` included
  * @throws {RangeError} if maxLength leaves no room for both
@@ -29,11 +29,12 @@ import type { Tokenizer } from "./tokenizer.ts";
  */
 export function encodePrompt(tokenizer: Tokenizer, text: string, maxLength: number): Uint32Array {
   if (!(maxLength >= 2)) throw new RangeError(`encodePrompt: ${maxLength} ids hold no prompt`);
-  const pieces = tokenizer.encode(text.replace(/\s+/g, " ").trim());
-  const kept = pieces.subarray(0, maxLength - 2);
-  const ids = new Uint32Array(kept.length + 2);
-  ids[0] = tokenizer.bos;
-  ids.set(kept, 1);
+  const pieces = tokenizer.encode(singleSpaces(text));
+  const start = tokenizer.bos === undefined ? [] : [tokenizer.bos];
+  const kept = pieces.subarray(0, maxLength - start.length - 1);
+  const ids = new Uint32Array(start.length + kept.length + 1);
+  ids.set(start);
+  ids.set(kept, start.length);
   ids[ids.length - 1] = tokenizer.eos;
   return ids;
 }
@@ -57,5 +58,10 @@ export function encodePrompt(tokenizer: Tokenizer, text: string, maxLength: numb
  * ```
  */
 export function encodeTarget(tokenizer: Tokenizer, text: string, maxLength: number): Uint32Array {
-  return encodePrompt(tokenizer, text, maxLength + 1).subarray(1);
+  const kept = tokenizer.encode(singleSpaces(text)).subarray(0, maxLength - 1);
+  return Uint32Array.of(...kept, tokenizer.eos);
+}
+
+function singleSpaces(text: string): string {
+  return text.replace(/\s+/g, " ").trim();
 }

@@ -9,7 +9,13 @@
  */
 
 import { setImmediate } from "node:timers/promises";
-import { choiceLosses, declareParameters, layOutChoices, type RankShape } from "../models/mod.ts";
+import {
+  choiceLosses,
+  declareParameters,
+  layOutChoices,
+  type RankShape,
+  specialIds,
+} from "../models/mod.ts";
 import { type BufferView, record } from "../ops/device.ts";
 import { UserError } from "../ops/errors.ts";
 import { compile, type Device, type Program, state, StateMemory, Workspace } from "../ops/mod.ts";
@@ -206,9 +212,9 @@ export class Ranker {
    */
   #run({ shape }: RankBatch, members: readonly RankRequest[], results: Results, i: number): void {
     const begun = performance.now();
-    const { device, start } = this.#model;
+    const { device, config, start } = this.#model;
     const { program, memory } = this.#program(shape);
-    const inputs = layOutChoices(members, shape, start);
+    const inputs = layOutChoices(members, shape, start, specialIds(config).pad);
     device.check();
     for (const [name, values] of Object.entries(inputs)) memory.write(name, values);
     const encoder = device.gpu.createCommandEncoder();

@@ -5,19 +5,19 @@
  * @module
  */
 
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { foreignNames, type ModelConfig, type Part, transpose } from "../models/mod.ts";
+import { foreignNames, transpose } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
-import type { StateMemory } from "../ops/mod.ts";
 import {
   checkpointFile,
   openCheckpoint,
   saveCheckpoint,
-  type Tensors,
   writeFile,
   writeTensors,
 } from "./checkpoint.ts";
+import { readJson } from "./json.ts";
+import { checkpointWeights, findParameters } from "./model_weights.ts";
 import { flagName } from "./options.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -26,19 +26,7 @@ export async function exists(path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false);
 }
 
-/**
- * Reads a JSON file.
- *
- * @throws {UserError} if it is not JSON
- */
-export async function readJson(path: string): Promise<unknown> {
-  const text = await readFile(path, "utf8");
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${path}: expected JSON, ${(error as Error).message}`);
-  }
-}
+export { readJson };
 
 /**
  * A name for a new run that no folder has yet: `runs/tiny-metro`, `runs/tiny-metro-2`, …
@@ -155,7 +143,13 @@ export async function restoreRun<State extends { update: number }>(
     if (weights.metadata.update !== String(state.update)) {
       throw new UserError(`${path}: of update ${state.update}, but the weights are of another`);
     }
-    await readWeights(weights, trainer.model, trainer.parts, trainer.parameters);
+    const file = checkpointWeights(await checkpointFile(run, "model.safetensors"), weights);
+    const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
+    for (const [parameter, { name, transposed }] of found) {
+      // A checkpoint's tensors come whole.
+      const write = (values: Float32Array) => trainer.parameters.write(parameter, values);
+      await file.readInto(name, write, { transposed });
+    }
     for (const name of trainer.shapes.keys()) {
       trainer.mean.write(name, await moments.read(`mean.${name}`));
       trainer.square.write(name, await moments.read(`square.${name}`));
@@ -164,24 +158,6 @@ export async function restoreRun<State extends { update: number }>(
     for (const file of files) await file.close();
   }
   return state;
-}
-
-/**
- * Reads the weights of some parts of a model under the reference code's names, one tensor at a time.
- *
- * @throws {UserError} if a tensor is missing or has another shape
- */
-export async function readWeights(
-  weights: Tensors,
-  model: ModelConfig,
-  parts: readonly Part[],
-  into: StateMemory,
-): Promise<void> {
-  for (const [name, theirs] of foreignNames(model, "reference", parts)) {
-    const values = await weights.read(theirs.name);
-    const [columns, rows] = theirs.shape;
-    into.write(name, theirs.transposed ? transpose(values, columns, rows) : values);
-  }
 }
 
 /** `1.4 M`, `68 k`. */

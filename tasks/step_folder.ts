@@ -38,6 +38,7 @@ import {
   transpose,
 } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
+import { parseAt } from "./json.ts";
 import { openTensors, type Tensors } from "./checkpoint.ts";
 import { defaults, describe, type Options, validate, type Values } from "./options.ts";
 import type { AdamWConfig } from "./trainer.ts";
@@ -243,11 +244,7 @@ async function readJson(file: string): Promise<unknown> {
     if (missing) throw new UserError(`${file}: no such file; give a folder that has one`);
     throw new UserError(`${file}: cannot be read (${error.code ?? error.message})`);
   });
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${file}: not JSON: ${(error as Error).message}`);
-  }
+  return parseAt(file, text);
 }
 
 /** The five parts of `step.json`, no more and no less. */

@@ -1,17 +1,24 @@
 /**
- * Text to ids and back, by a standard `tokenizer.json`.
+ * Text to ids and back, by a standard `tokenizer.json` or by SentencePiece's files.
  *
- * Byte-level BPE, which {@link https://huggingface.co/docs/tokenizers | tokenizers} calls `ByteLevel`
- * and which the toolkit trains itself, runs on code of our own, several times faster; every other
- * kind runs on `@huggingface/tokenizers`. The ids are those of `@huggingface/tokenizers` either way.
+ * Byte-level BPE, which {@link https://huggingface.co/docs/tokenizers | tokenizers} calls `ByteLevel`,
+ * and Unigram, the kind of METRO's and T5's vocabularies, run on code of our own, several times
+ * faster; every other kind runs on `@huggingface/tokenizers`. The ids of byte-level BPE are those of
+ * `@huggingface/tokenizers`; the ids of Unigram are SentencePiece's.
  *
  * @module
  */
 import { createHash } from "node:crypto";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { parseJson, shown } from "../models/untrusted.ts";
 import { UserError } from "../ops/errors.ts";
 import { merge, type Merges, mergeTable } from "./tokenizer/bpe.ts";
 import { BYTE_SYMBOLS, compileNormalizer, literalPattern, WORD } from "./tokenizer/byte_level.ts";
+import { checkTokenizerJson } from "./tokenizer/check_json.ts";
+import { readSentencePieceJson } from "./tokenizer/sentencepiece_json.ts";
+import { isPlain, UnigramCodec } from "./tokenizer/unigram_codec.ts";
 
 /** The parts of a tokenizer.json that are read here. */
 export interface TokenizerJson {
@@ -61,6 +68,10 @@ interface Codec {
  * tokenizer.json. Encoding ignores one leading space: a line's first word is the same token as that
  * word elsewhere.
  *
+ * Whatever a tokenizer.json holds, it is used or refused, and of a short text its literal rules make ids
+ * at once. Rules can still be written so that they take for ever, or all memory: regular expressions of
+ * other people's that backtrack, and replacements that make a text longer many times over.
+ *
  * @example
  * ```ts
  * import { trainTokenizer } from "./tokenizer/train.ts";
@@ -85,8 +96,8 @@ export class Tokenizer {
   readonly sentinels: number;
   /** Rows of an embedding table: vocabulary and sentinels. */
   readonly rows: number;
-  /** Id of `<s>`. */
-  readonly bos: number;
+  /** Id of `<s>`; undefined where there is none, as in T5's vocabulary. */
+  readonly bos: number | undefined;
   /** Id of `<pad>`. */
   readonly pad: number;
   /** Id of `</s>`. */
@@ -100,21 +111,21 @@ export class Tokenizer {
   /**
    * Compiles a tokenizer.json.
    *
-   * @throws {UserError} if a section or one of the four special tokens is missing
+   * @throws {UserError} if a section is missing or broken, or one of the special tokens is missing; only
+   * `<s>` may be
    */
   constructor(json: TokenizerJson) {
-    checkSections(json);
+    checkTokenizerJson(json);
     this.json = json;
     this.hash = createHash("sha256").update(JSON.stringify(json)).digest("hex");
     const ids = vocabulary(json);
     const required = (token: string): number => {
       const id = ids.get(token);
       if (id !== undefined) return id;
-      throw new UserError(
-        `tokenizer: it has no token ${token}; <s>, <pad>, </s>, <unk> are needed`,
-      );
+      const needed = "<pad>, </s> and <unk> are needed, <s> for pretraining";
+      throw new UserError(`tokenizer: it has no token ${token}; ${needed}`);
     };
-    this.bos = required("<s>");
+    this.bos = ids.get("<s>");
     this.pad = required("<pad>");
     this.eos = required("</s>");
     this.unk = required("<unk>");
@@ -126,18 +137,20 @@ export class Tokenizer {
       const found = `<sen000> is ${this.sentinel0} and there are ${this.rows} ids`;
       throw new UserError(`tokenizer: sentinels <sen000>... must be the last ids, but ${found}`);
     }
-    this.#codec = ByteLevelCodec.create(json, ids) ?? new HuggingFaceCodec(json);
+    this.#codec = ByteLevelCodec.create(json, ids) ?? UnigramCodec.create(json) ??
+      new HuggingFaceCodec(json);
   }
 
-  /** Whether encoding runs on our own byte-level BPE. */
+  /** Whether encoding runs on our own code. */
   get fast(): boolean {
-    return this.#codec instanceof ByteLevelCodec;
+    return !(this.#codec instanceof HuggingFaceCodec);
   }
 
   /**
    * The ids of a text; no special tokens are put around it.
    *
    * @param text any string; a lone surrogate is read as U+FFFD
+   * @throws {UserError} if the rules of another reader's kind turn out not to work
    */
   encode(text: string): Uint32Array {
     return this.#codec.encode(text);
@@ -157,18 +170,58 @@ export class Tokenizer {
 }
 
 /**
- * Makes a {@link Tokenizer} from the content of a tokenizer.json or the path of one.
+ * Makes a {@link Tokenizer} from the content of a tokenizer.json, or from files.
  *
- * @throws {UserError} naming the file if it is missing or not a tokenizer.json
+ * @param source a tokenizer.json; the path of one, or of a SentencePiece model (`*.model`); or a
+ * folder with a tokenizer.json, with sp.model and dict.txt (METRO), or with spiece.model (T5)
+ * @throws {UserError} naming the file if it is missing or not usable
+ *
+ * @example
+ * ```ts ignore
+ * import { loadTokenizer } from "./tokenizer.ts";
+ *
+ * const tokenizer = loadTokenizer("metro_vocab/vocab_32k"); // lower-cases: the default
+ * console.log(tokenizer.encode("Is this review positive?"));
+ * ```
  */
 export function loadTokenizer(source: TokenizerJson | string): Tokenizer {
   if (typeof source !== "string") return new Tokenizer(source);
+  const file = isFolder(source) ? tokenizerFile(source) : source;
+  const model = file.endsWith(".model");
   try {
-    return new Tokenizer(JSON.parse(Deno.readTextFileSync(source)));
+    return new Tokenizer(
+      model ? readSentencePieceJson(file) : readTokenizerJson(file),
+    );
   } catch (error) {
-    const message = (error as Error).message.replace(/^tokenizer: /, "");
-    throw new UserError(`${source}: not usable as a tokenizer.json: ${message}`);
+    if (!(error instanceof UserError)) throw error;
+    const message = error.message.replace(/^tokenizer: /, "");
+    if (model && message.includes(source)) throw error;
+    throw new UserError(
+      `${file}: not usable as a ${model ? "tokenizer" : "tokenizer.json"}: ${message}`,
+    );
   }
+}
+
+function readTokenizerJson(file: string): TokenizerJson {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new UserError(`cannot be read (${(error as { code?: string }).code})`);
+  }
+  return parseJson(text) as TokenizerJson;
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+/** The file of a folder that says most about its tokenizer. */
+function tokenizerFile(folder: string): string {
+  const names = ["tokenizer.json", "sp.model", "spiece.model"];
+  const name = names.find((name) => existsSync(join(folder, name)));
+  if (name) return join(folder, name);
+  throw new UserError(`${folder}: expected a tokenizer: one of ${names.join(", ")}`);
 }
 
 /** The name of sentinel `i`: `<sen000>`, `<sen001>` … */
@@ -176,14 +229,8 @@ export function sentinelName(i: number): string {
   return `<sen${String(i).padStart(3, "0")}>`;
 }
 
-function checkSections(json: TokenizerJson): void {
-  const sections = ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"];
-  const missing = [...sections, "model"].filter((section) => json?.[section] === undefined);
-  if (missing.length > 0) throw new UserError(`tokenizer: no section ${missing.join(", ")}`);
-}
-
 function vocabulary({ model, added_tokens }: TokenizerJson): Map<string, number> {
-  const vocab = (model.vocab ?? {}) as Record<string, number> | [string, number][];
+  const vocab = model.vocab as Record<string, number> | [string, number][];
   const ids = new Map<string, number>(
     // A unigram model lists pieces with their scores; the position is the id.
     Array.isArray(vocab) ? vocab.map(([piece], id) => [piece, id]) : Object.entries(vocab),
@@ -244,7 +291,7 @@ class ByteLevelCodec implements Codec {
     this.#added = literalPattern([...this.#addedIds.keys()]);
     this.#prefixSpace = (pre_tokenizer as { add_prefix_space?: boolean }).add_prefix_space ?? false;
     this.#byteIds = Uint32Array.from(BYTE_SYMBOLS, (symbol) => ids.get(symbol)!);
-    this.#merges = mergeTable(readMerges(model.merges as (string | [string, string])[], ids));
+    this.#merges = mergeTable(readMerges(model.merges as unknown[], ids));
     const bytes = new Map(BYTE_SYMBOLS.map((symbol, byte) => [symbol, byte]));
     for (const [piece, id] of ids) {
       if (this.#addedIds.has(piece)) this.#contents[id] = piece;
@@ -334,20 +381,21 @@ class ByteLevelCodec implements Codec {
   }
 }
 
-/** Tokens that the reference finds by their exact text, wherever they stand. */
-function isPlain({ single_word, lstrip, rstrip, normalized, special }: AddedToken): boolean {
-  return !single_word && !lstrip && !rstrip && !(normalized ?? !special);
-}
-
 function readMerges(
-  merges: (string | [string, string])[],
+  merges: readonly unknown[],
   ids: Map<string, number>,
 ): [number, number, number][] {
   return merges.map((entry) => {
-    const [left, right] = typeof entry === "string" ? entry.split(" ", 2) : entry;
+    const pair = typeof entry === "string" ? entry.split(" ", 2) : entry;
+    const ok = Array.isArray(pair) && pair.length === 2 &&
+      pair.every((piece) => typeof piece === "string");
+    if (!ok) {
+      throw new UserError(`tokenizer: expected a merge of two pieces, got ${shown(entry)}`);
+    }
+    const [left, right] = pair;
     const triple = [left, right, left + right].map((piece) => ids.get(piece));
     if (triple.includes(undefined)) {
-      throw new UserError(`tokenizer: merge "${left} ${right}" is not in the vocabulary`);
+      throw new UserError(`tokenizer: merge ${shown(entry)} is not in the vocabulary`);
     }
     return triple as [number, number, number];
   });
@@ -360,23 +408,48 @@ class HuggingFaceCodec implements Codec {
   #tokenizer: HuggingFaceTokenizer;
 
   constructor(json: TokenizerJson) {
-    this.#tokenizer = new HuggingFaceTokenizer(json, { clean_up_tokenization_spaces: false });
+    this.#tokenizer = attempt(() => {
+      return new HuggingFaceTokenizer(json, { clean_up_tokenization_spaces: false });
+    });
   }
 
   encode(text: string): Uint32Array {
     const ids: number[] = [];
     for (let start = 0; start < text.length;) {
       const end = callEnd(text, start);
-      const part = this.#tokenizer.encode(text.slice(start, end), { add_special_tokens: false });
-      for (const id of part.ids) ids.push(id);
+      const part = text.slice(start, end);
+      const { ids: more } = attempt(() => {
+        return this.#tokenizer.encode(part, { add_special_tokens: false });
+      });
+      for (const id of more) ids.push(known(id));
       start = end;
     }
     return Uint32Array.from(ids);
   }
 
   decode(ids: ArrayLike<number>): string {
-    return this.#tokenizer.decode(Array.from(ids), { skip_special_tokens: false });
+    return attempt(() => this.#tokenizer.decode(Array.from(ids), { skip_special_tokens: false }));
   }
+}
+
+/** What the other reader cannot work with is the file's fault, and shows at any time. */
+function attempt<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    const message = error instanceof Error ? error.message : error;
+    throw new UserError(
+      `tokenizer: it does not work with @huggingface/tokenizers: ${shown(message)}`,
+    );
+  }
+}
+
+/** Where a vocabulary has no token for the unknown, the other reader gives no id. */
+function known(id: number | undefined): number {
+  if (Number.isInteger(id)) return id as number;
+  throw new UserError(
+    "tokenizer: a text has a part that no token stands for, and its model has no unk_token",
+  );
 }
 
 /** Where a call that starts at `start` may end: the end of the text, or before a space. */

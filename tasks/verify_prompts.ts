@@ -14,9 +14,10 @@
  *
  * @module
  */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { isRecord } from "../models/untrusted.ts";
 import { UserError } from "../ops/errors.ts";
+import { readJson, readJsonLines } from "./json.ts";
 import { RenderError, type Row, type Template } from "./prompts/template.ts";
 import type { Templates } from "./prompts/templates.ts";
 
@@ -202,13 +203,13 @@ function isSame(a: PromptTexts, b: PromptTexts): boolean {
 /** Rows by `dataset\nnumber`. */
 async function readExamples(folder: string): Promise<Map<string, Row>> {
   const file = join(folder, EXAMPLES);
-  const datasets = parseJson(await textOf(file), file);
-  if (!isObject(datasets)) throw new UserError(`${file}: expected an object of datasets`);
+  const datasets = await readJson(file);
+  if (!isRecord(datasets)) throw new UserError(`${file}: expected an object of datasets`);
   const rows = new Map<string, Row>();
   for (const [dataset, examples] of Object.entries(datasets)) {
-    if (!isObject(examples)) throw new UserError(`${file}: ${dataset}: expected rows by number`);
+    if (!isRecord(examples)) throw new UserError(`${file}: ${dataset}: expected rows by number`);
     for (const [number, row] of Object.entries(examples)) {
-      if (!isObject(row)) {
+      if (!isRecord(row)) {
         throw new UserError(`${file}: ${dataset}, row ${number}: expected an object`);
       }
       rows.set(`${dataset}\n${number}`, row);
@@ -220,9 +221,7 @@ async function readExamples(folder: string): Promise<Map<string, Row>> {
 /** What is to be rendered, by line. */
 async function readRenders(folder: string): Promise<[line: number, render: Render][]> {
   const file = join(folder, RENDERS);
-  const lines = (await textOf(file)).split("\n").map((text, i) => ({ text, number: i + 1 }));
-  const renders = lines.filter(({ text }) => text.trim() !== "").map(({ text, number }) => {
-    const render = parseJson(text, `${file}:${number}`);
+  const renders = (await readJsonLines(file)).map(([number, render]) => {
     if (isRender(render)) return [number, render] as [number, Render];
     throw new UserError(`${file}:${number}: expected ds, name, i, plain, trunc and ac`);
   });
@@ -231,7 +230,7 @@ async function readRenders(folder: string): Promise<[line: number, render: Rende
 }
 
 function isRender(value: unknown): value is Render {
-  return isObject(value) && typeof value.ds === "string" && typeof value.name === "string" &&
+  return isRecord(value) && typeof value.ds === "string" && typeof value.name === "string" &&
     Number.isSafeInteger(value.i) && isTexts(value.plain) && isTexts(value.trunc) &&
     isTexts(value.ac);
 }
@@ -239,25 +238,5 @@ function isRender(value: unknown): value is Render {
 function isTexts(value: unknown): value is PromptTexts {
   if (value === null) return true;
   if (Array.isArray(value)) return value.every((text) => typeof text === "string");
-  return isObject(value) && typeof value.error === "string";
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-async function textOf(file: string): Promise<string> {
-  try {
-    return await readFile(file, "utf8");
-  } catch (error) {
-    throw new UserError(`${file}: cannot be read: ${(error as Error).message}`);
-  }
-}
-
-function parseJson(text: string, where: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${where}: not JSON: ${(error as Error).message}`);
-  }
+  return isRecord(value) && typeof value.error === "string";
 }

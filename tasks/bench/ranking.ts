@@ -10,7 +10,7 @@ import {
   parameterShapes,
   preset,
   type PresetName,
-  SPECIAL,
+  specialIds,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/errors.ts";
 import { type Device, Random, StateMemory } from "../../ops/mod.ts";
@@ -153,7 +153,7 @@ async function randomModel(device: Device, name: PresetName): Promise<LoadedMode
     config,
     parameters,
     tokenizer,
-    start: SPECIAL.eos,
+    start: specialIds(config).start,
     maxSource: 512,
     maxTarget: 256,
     name,

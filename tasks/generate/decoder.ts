@@ -5,6 +5,7 @@
  */
 
 import {
+  attentionWidth,
   crossCache,
   declareParameters,
   decode,
@@ -17,7 +18,7 @@ import {
   languageModelLogits,
   type ModelConfig,
   type Parameters,
-  SPECIAL,
+  specialIds,
 } from "../../models/mod.ts";
 import {
   compile,
@@ -152,9 +153,9 @@ export class CachedDecoder implements Decoder {
     this.#memory = memory;
     this.shape = shape;
     this.#parameters = declareParameters(config, ["main"]);
-    const rows = prompts * beams, { dModel, decoderLayers } = config;
-    const self = declareCache("self", decoderLayers, [rows, slots, dModel]);
-    const cross = declareCache("cross", decoderLayers, [prompts, source, dModel]);
+    const rows = prompts * beams, { decoderLayers } = config, width = attentionWidth(config);
+    const self = declareCache("self", decoderLayers, [rows, slots, width]);
+    const cross = declareCache("cross", decoderLayers, [prompts, source, width]);
     const memoryMask = state("memoryMask", [prompts, source], "u32");
     this.#inputs = { positions: input("positions", [rows], "u32"), self, cross, memoryMask };
     this.#self = memory.of(tensorsOf(self));
@@ -170,7 +171,8 @@ export class CachedDecoder implements Decoder {
 
   begin(source: Uint32Array): void {
     this.#length = 0;
-    this.#cross.write("memoryMask", source.map((id) => id === SPECIAL.pad ? 0 : 1));
+    const { pad } = specialIds(this.#memory.config);
+    this.#cross.write("memoryMask", source.map((id) => id === pad ? 0 : 1));
     this.#encode.run({ inputs: { source } });
   }
 
@@ -270,6 +272,7 @@ export class CachedDecoder implements Decoder {
 export class PlainDecoder implements Decoder {
   /** Sizes. */
   readonly shape: DecoderShape;
+  readonly #pad: number;
   readonly #encode: Program;
   readonly #decode: Program;
   #source = new Uint32Array();
@@ -279,6 +282,7 @@ export class PlainDecoder implements Decoder {
   constructor(memory: DecoderMemory, shape: DecoderShape) {
     const { config } = memory, { prompts, beams, source, slots } = shape;
     this.shape = shape;
+    this.#pad = specialIds(config).pad;
     const rows = prompts * beams, { dModel } = config;
     const parameters = declareParameters(config, ["main"]);
     const memoryTokens = input("source", [rows, source], "u32");
@@ -315,7 +319,7 @@ export class PlainDecoder implements Decoder {
       ...this.#rows[row - row % beams + parents[row]],
       tokens[row],
     ]);
-    const all = new Uint32Array(tokens.length * slots).fill(SPECIAL.pad);
+    const all = new Uint32Array(tokens.length * slots).fill(this.#pad);
     for (const [row, ids] of this.#rows.entries()) all.set(ids, row * slots);
     const last = Uint32Array.from(this.#rows, (ids, row) => row * slots + ids.length - 1);
     this.#decode.run({ inputs: { tokens: all, last, source: this.#source } });

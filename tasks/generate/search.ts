@@ -19,7 +19,7 @@ export interface GeneratedIds {
 export interface SearchLimits {
   /** The token that ends a text. */
   end: number;
-  /** The token that is never chosen: padding. */
+  /** The token that is never chosen: padding; −1 if any may be. */
   pad: number;
   /** Most tokens. */
   maxTokens: number;
@@ -268,7 +268,7 @@ export class Beams implements Search {
   }
 }
 
-/** The most probable token but padding; the first of equals. */
+/** The most probable token but padding (−1: of all); the first of equals. */
 export function argMax(logits: Float32Array, pad: number): number {
   let best = pad === 0 ? 1 : 0;
   for (let id = best + 1; id < logits.length; id++) {

@@ -75,11 +75,13 @@ export function compileNormalizer(json: unknown): ((text: string) => string) | u
       return (text) => text.toLowerCase();
     case "Replace": {
       const { pattern, content } = normalizer;
+      if (typeof pattern?.String !== "string" || typeof content !== "string") return undefined;
       // "$" would be a replacement pattern in one implementation and a plain character in another.
-      if (typeof pattern?.String !== "string" || content?.includes("$")) return undefined;
+      if (content.includes("$")) return undefined;
       return (text) => text.replaceAll(pattern.String, content);
     }
     case "Sequence": {
+      if (!Array.isArray(normalizer.normalizers)) return undefined;
       const steps = normalizer.normalizers.map(compileNormalizer);
       if (steps.includes(undefined)) return undefined;
       return (text) => steps.reduce((result, step) => step!(result), text);

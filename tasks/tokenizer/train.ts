@@ -6,14 +6,12 @@
  */
 import { UserError } from "../../ops/errors.ts";
 import { sentinelName, type TokenizerJson } from "../tokenizer.ts";
-import {
-  BYTE_SYMBOLS,
-  compileNormalizer,
-  literalPattern,
-  normalizerJson,
-  WORD,
-} from "./byte_level.ts";
+import { BYTE_SYMBOLS, normalizerJson, WORD } from "./byte_level.ts";
 import { Heap } from "./heap.ts";
+import { SPECIAL_TOKENS, tokenizerJson } from "./tokenizer_json.ts";
+import { countWords, lineSplitter, MAX_WORD } from "./words.ts";
+
+export { SPECIAL_TOKENS };
 
 /** What {@link trainTokenizer} makes. */
 export interface TrainOptions {
@@ -27,14 +25,7 @@ export interface TrainOptions {
   sample?: number;
 }
 
-/** The control tokens, by id, in the order that fairseq gives them. */
-export const SPECIAL_TOKENS: readonly string[] = ["<s>", "<pad>", "</s>", "<unk>"];
-
 const SAMPLE = 1_000_000_000;
-/** Beyond this many distinct words the rare ones are dropped: a bound on memory. */
-const MAX_WORDS = 2_000_000;
-/** Longer words, UTF-16 units, are data rather than language (links, base64): not learned from. */
-const MAX_WORD = 100;
 /** A pair seen once would make a piece that is never used again. */
 const MIN_COUNT = 2;
 
@@ -70,7 +61,7 @@ export async function trainTokenizer(
   }
   const added = Array.from({ length: sentinels }, (_, i) => sentinelName(i));
   const reserved = [...SPECIAL_TOKENS, ...added];
-  const counts = await countWords(lines, normalizerJson(lowercase), reserved, sample);
+  const counts = await countWords(lines, lineSplitter(lowercase, reserved, byteLevelWords), sample);
   const alphabet = [...BYTE_SYMBOLS].sort((a, b) => a < b ? -1 : 1);
   const pieces = [...SPECIAL_TOKENS, ...alphabet];
   const merges = learnMerges(counts, pieces, vocabSize, new Set(reserved));
@@ -80,59 +71,19 @@ export async function trainTokenizer(
       `vocabulary size ${vocabSize}: ${supported}; choose a smaller size or more text`,
     );
   }
-  return assemble(pieces, merges, added, lowercase);
+  return bpeJson(pieces, merges, added, lowercase);
 }
 
-function assemble(
+function bpeJson(
   pieces: string[],
   merges: string[],
   sentinels: string[],
   lowercase: boolean,
 ): TokenizerJson {
-  const token = (content: string, id: number) => ({
-    id,
-    content,
-    single_word: false,
-    lstrip: false,
-    rstrip: false,
-    normalized: false,
-    special: true,
-  });
-  // A leading space makes a line's first word the same piece as elsewhere, as in SentencePiece.
-  const byteLevel = {
-    type: "ByteLevel",
-    add_prefix_space: true,
-    trim_offsets: true,
-    use_regex: true,
-  };
-  const special = (id: string, type_id: number) => ({ SpecialToken: { id, type_id } });
-  const sequence = (id: string, type_id: number) => ({ Sequence: { id, type_id } });
-  return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: [
-      ...SPECIAL_TOKENS.map(token),
-      ...sentinels.map((content, i) => token(content, pieces.length + i)),
-    ],
+  return tokenizerJson({
     normalizer: normalizerJson(lowercase),
-    pre_tokenizer: byteLevel,
-    post_processor: {
-      type: "TemplateProcessing",
-      single: [special("<s>", 0), sequence("A", 0), special("</s>", 0)],
-      pair: [
-        special("<s>", 0),
-        sequence("A", 0),
-        special("</s>", 0),
-        sequence("B", 1),
-        special("</s>", 1),
-      ],
-      special_tokens: {
-        "<s>": { id: "<s>", ids: [0], tokens: ["<s>"] },
-        "</s>": { id: "</s>", ids: [2], tokens: ["</s>"] },
-      },
-    },
-    decoder: byteLevel,
+    // A leading space makes a line's first word the same piece as elsewhere, as in SentencePiece.
+    spaces: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
     model: {
       type: "BPE",
       dropout: null,
@@ -145,48 +96,14 @@ function assemble(
       vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
       merges,
     },
-  };
+    vocabSize: pieces.length,
+    sentinels,
+  });
 }
 
-/** Counts the words of about `sample` UTF-16 units of text, split exactly as encoding splits them. */
-async function countWords(
-  lines: AsyncIterable<string> | Iterable<string>,
-  normalizer: unknown,
-  reserved: string[],
-  sample: number,
-): Promise<Map<string, number>> {
-  const normalize = compileNormalizer(normalizer)!;
-  const special = literalPattern(reserved)!;
-  const counts = new Map<string, number>();
-  let read = 0;
-  for await (const line of lines) {
-    for (const section of line.split(special)) {
-      const text = normalize(section);
-      if (text === "") continue;
-      for (const word of (text.startsWith(" ") ? text : " " + text).match(WORD) ?? []) {
-        const count = counts.get(word);
-        if (count !== undefined) counts.set(word, count + 1);
-        else if (word.length <= MAX_WORD) counts.set(copy(word), 1);
-      }
-    }
-    if (counts.size > MAX_WORDS) dropRare(counts, MAX_WORDS / 2);
-    if ((read += line.length) >= sample) break;
-  }
-  return counts;
-}
-
-const utf8 = new TextEncoder();
-const fromUtf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-
-/** A match is a view that would keep its whole line alive. */
-function copy(word: string): string {
-  return fromUtf8.decode(utf8.encode(word));
-}
-
-function dropRare(counts: Map<string, number>, keep: number): void {
-  for (let rare = 1; counts.size > keep; rare++) {
-    for (const [word, count] of counts) if (count <= rare) counts.delete(word);
-  }
+/** The words of a text, split exactly as encoding splits them. */
+function byteLevelWords(text: string): string[] {
+  return (text.startsWith(" ") ? text : " " + text).match(WORD)!;
 }
 
 /** Pairs of ids as one number, ordered as the pairs are. */
@@ -253,6 +170,7 @@ function layOut(wordCounts: Map<string, number>, pieces: string[]): Words {
     lengths: new Int32Array(wordCounts.size),
     counts: new Float64Array(wordCounts.size),
   };
+  const utf8 = new TextEncoder();
   const bytes = new Uint8Array(3 * MAX_WORD);
   let word = 0;
   let at = 0;

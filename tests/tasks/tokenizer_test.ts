@@ -208,7 +208,12 @@ Deno.test("other tokenizers run on the reference, long texts in pieces", () => {
     pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "always" },
     post_processor: null,
     decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "always" },
-    model: { type: "Unigram", unk_id: 3, vocab: names.map((name, i) => [name, -i]) },
+    model: {
+      type: "Unigram",
+      unk_id: 3,
+      vocab: names.map((name, i) => [name, -i]),
+      byte_fallback: true,
+    },
   };
   const tokenizer = new Tokenizer(json);
   assert.ok(!tokenizer.fast);

@@ -1,0 +1,262 @@
+/**
+ * Weights that other people wrote, as a folder of the Hub holds them: safetensors or PyTorch's own
+ * format, in one file or in shards.
+ *
+ * Nothing in these files is trusted, and nothing in them is run: see `models/safetensors.ts`,
+ * `models/torch_zip.ts` and `models/pickle.ts`.
+ *
+ * @module
+ */
+import { type FileHandle, open, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { type Dtype, headerSize, parseHeader } from "../models/safetensors.ts";
+import { parseShardIndex } from "../models/shard_index.ts";
+import {
+  type ByteSource,
+  elementCount,
+  readFloats,
+  rowMajorStrides,
+  type StoredTensor,
+  type WritePart,
+} from "../models/stored.ts";
+import { readTorchZip } from "../models/torch_zip.ts";
+import { MAX_JSON_BYTES, shown } from "../models/untrusted.ts";
+import { UserError } from "../ops/errors.ts";
+
+/** Weights, open for reading. */
+export interface Weights {
+  /** The files that hold them. */
+  readonly files: readonly string[];
+  /** Every tensor by name, tied ones under each of their names. */
+  readonly tensors: ReadonlyMap<
+    string,
+    { readonly shape: readonly number[]; readonly dtype: Dtype }
+  >;
+  /** The other names of the very same values, as the file says; safetensors files have none. */
+  aliases(name: string): string[];
+  /** The values in row-major order, as 32-bit floats. Throws a `UserError` unless they are floats. */
+  read(name: string): Promise<Float32Array>;
+  /**
+   * The values in parts of at most 16 MiB, in order; `transposed` exchanges the dimensions of a matrix.
+   * At most one tensor is in memory, and none whole that lies in the file as it is wanted.
+   */
+  readInto(name: string, write: WritePart, options?: { transposed?: boolean }): Promise<void>;
+  /** Closes the files. */
+  close(): Promise<void>;
+}
+
+/** A tensor and the file it is in. */
+interface Located extends StoredTensor {
+  readonly file: WeightFile;
+}
+
+interface LocatedWeights extends Weights {
+  readonly tensors: ReadonlyMap<string, Located>;
+}
+
+/** A format, and the file of it that a folder may have. */
+interface Format {
+  readonly file: string;
+  readonly extension: string;
+  readonly find: (source: ByteSource) => Promise<Map<string, StoredTensor>>;
+}
+
+const FORMATS: readonly Format[] = [
+  { file: "model.safetensors", extension: ".safetensors", find: readSafetensors },
+  { file: "pytorch_model.bin", extension: ".bin", find: readTorchZip },
+];
+
+/** Larger reads do not fit the system calls' 32-bit counts. */
+const PIECE = 1 << 26;
+
+/**
+ * Opens the weights of a folder. Looks for `model.safetensors`, `model.safetensors.index.json`,
+ * `pytorch_model.bin` and `pytorch_model.bin.index.json`, in this order.
+ *
+ * @returns the weights; close them
+ * @throws {UserError} there are none, or a file is damaged, malicious or not of the format; names it
+ *
+ * @example
+ * ```ts
+ * import { openWeights } from "./weights.ts";
+ * import { writeTensors } from "./checkpoint.ts";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(tmpdir() + "/weights-");
+ * const values = Float32Array.of(1, 2, 3, 4, 5, 6);
+ * await writeTensors(`${folder}/model.safetensors`, [{ name: "w", shape: [2, 3] }], () => values, {});
+ *
+ * const weights = await openWeights(folder);
+ * assert.deepEqual(weights.tensors.get("w")?.shape, [2, 3]);
+ * assert.deepEqual(await weights.read("w"), values);
+ * const there: number[] = [];
+ * await weights.readInto("w", (part) => void there.push(...part), { transposed: true });
+ * assert.deepEqual(there, [1, 4, 2, 5, 3, 6]);
+ * await weights.close();
+ * await rm(folder, { recursive: true });
+ * ```
+ */
+export async function openWeights(folder: string): Promise<Weights> {
+  const names = await inFile(folder, () => onDisk(() => readdir(folder)));
+  for (const format of FORMATS) {
+    const index = `${format.file}.index.json`;
+    if (names.includes(format.file)) return await openFiles(folder, format, [format.file]);
+    if (names.includes(index)) return await openShards(folder, format, index, names);
+  }
+  const looked = FORMATS.flatMap(({ file }) => [file, `${file}.index.json`]);
+  throw new UserError(`${folder}: expected weights (${looked.join(", ")}), found none of these`);
+}
+
+async function openShards(
+  folder: string,
+  format: Format,
+  index: string,
+  present: readonly string[],
+): Promise<LocatedWeights> {
+  const path = join(folder, index);
+  const shards = await readIndex(path, format.extension);
+  const names = [...new Set(shards.values())];
+  const missing = names.find((name) => !present.includes(name));
+  if (missing !== undefined) throw new UserError(`${path}: its shard ${missing} is missing`);
+  const weights = await openFiles(folder, format, names);
+  for (const [name, shard] of shards) {
+    if (weights.tensors.get(name)?.file.path === join(folder, shard)) continue;
+    await weights.close();
+    throw new UserError(`${path}: tensor ${shown(name)} is not in ${shard}, which should have it`);
+  }
+  return weights;
+}
+
+async function readIndex(path: string, extension: string): Promise<Map<string, string>> {
+  const file = await WeightFile.open(path);
+  try {
+    return await inFile(path, async () => {
+      if (file.size > MAX_JSON_BYTES) {
+        throw new UserError(`expected at most ${MAX_JSON_BYTES} bytes, got ${file.size}`);
+      }
+      return parseShardIndex(await file.read(0, file.size), extension);
+    });
+  } finally {
+    await file.close();
+  }
+}
+
+async function openFiles(
+  folder: string,
+  format: Format,
+  names: readonly string[],
+): Promise<LocatedWeights> {
+  const files: WeightFile[] = [];
+  const tensors = new Map<string, Located>();
+  try {
+    for (const name of names) {
+      const file = await WeightFile.open(join(folder, name));
+      files.push(file);
+      for (const [name, tensor] of await inFile(file.path, () => format.find(file))) {
+        const other = tensors.get(name)?.file.path;
+        if (other) throw new UserError(`${file.path}: tensor ${shown(name)} is in ${other}, too`);
+        tensors.set(name, { ...tensor, file });
+      }
+    }
+    return weightsOf(folder, files, tensors);
+  } catch (error) {
+    for (const file of files) await file.close();
+    throw error;
+  }
+}
+
+function weightsOf(
+  folder: string,
+  files: readonly WeightFile[],
+  tensors: ReadonlyMap<string, Located>,
+): LocatedWeights {
+  const place = ({ file, dtype, offset, shape, strides }: Located) =>
+    [file.path, dtype, offset, shape, strides].join(";");
+  const byPlace = Map.groupBy(tensors.keys(), (name) => place(tensors.get(name)!));
+  const locate = (name: string) => {
+    const tensor = tensors.get(name);
+    if (tensor) return tensor;
+    throw new UserError(`${folder}: has no tensor ${shown(name)}; is it from another model?`);
+  };
+  const readInto: Weights["readInto"] = async (name, write, { transposed = false } = {}) => {
+    const tensor = locate(name), where = `${tensor.file.path}: tensor ${shown(name)}`;
+    await inFile(where, () => readFloats(tensor.file, tensor, write, transposed));
+  };
+  return {
+    files: files.map(({ path }) => path),
+    tensors,
+    aliases: (name) => byPlace.get(place(locate(name)))!.filter((other) => other !== name),
+    readInto,
+    async read(name) {
+      const values = new Float32Array(elementCount(locate(name).shape));
+      await readInto(name, (part, first) => values.set(part, first));
+      return values;
+    },
+    async close() {
+      for (const file of files) await file.close();
+    },
+  };
+}
+
+async function readSafetensors(source: ByteSource): Promise<Map<string, StoredTensor>> {
+  const start = await source.read(0, Math.min(8, source.size));
+  const header = await source.read(0, headerSize(start, source.size));
+  const { tensors } = parseHeader(header, source.size);
+  return new Map(Array.from(tensors, ([name, { dtype, shape, offset }]) => {
+    return [name, { dtype, shape, offset, strides: rowMajorStrides(shape) }];
+  }));
+}
+
+/** A file, read where it is asked for. */
+class WeightFile implements ByteSource {
+  readonly #handle: FileHandle;
+
+  private constructor(readonly path: string, readonly size: number, handle: FileHandle) {
+    this.#handle = handle;
+  }
+
+  static async open(path: string): Promise<WeightFile> {
+    const handle = await inFile(path, () => onDisk(() => open(path, "r")));
+    return new WeightFile(path, (await handle.stat()).size, handle);
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = new Uint8Array(length);
+    for (let done = 0; done < length;) {
+      const some = Math.min(PIECE, length - done);
+      const { bytesRead } = await onDisk(() => this.#handle.read(bytes, done, some, offset + done));
+      if (bytesRead === 0) throw new UserError("cut short while it was being read");
+      done += bytesRead;
+    }
+    return bytes;
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+/** Says which file an error is about. */
+async function inFile<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw error instanceof UserError ? new UserError(`${path}: ${error.message}`) : error;
+  }
+}
+
+/** What the file system refuses is the user's to mend. */
+async function onDisk<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === undefined) throw error;
+    const missing = code === "ENOENT" || code === "ENOTDIR";
+    throw new UserError(
+      missing ? "no such file or folder; check the path" : `unreadable (${code})`,
+    );
+  }
+}
