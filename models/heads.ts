@@ -98,7 +98,7 @@ export function languageModel(
  *
  * const { model } = preset("tiny"), h = state("h", [2, 5, 128]);
  * const logits = languageModelLogits(declareParameters(model), model, "mlm", h);
- * assert.deepEqual(logits.shape, [2, 5, 2112]);
+ * assert.deepEqual(logits.shape, [2, 5, 576]);
  * ```
  */
 export function languageModelLogits(

@@ -187,7 +187,7 @@ export function lossScalars(
  * const { model, objective } = preset("tiny"), p = declareParameters(model);
  * const { loss } = metro(p, model, objective, metroInputs(objective, 2, 16));
  * const [gradient] = grad(loss, [p["embed.tokens"]]);
- * assert.deepEqual(gradient.shape, [2112, 128]);
+ * assert.deepEqual(gradient.shape, [576, 128]);
  * ```
  */
 export function metro(
@@ -340,7 +340,7 @@ function copyLoss(nll: Tensor, replacedness: Tensor, isReplaced: Tensor): Tensor
  * const { model, objective } = preset("tiny");
  * const inputs = metroInputs(objective, 2, 16, { givenNoise: true });
  * const { clm } = metroLogits(declareParameters(model), model, inputs, inputs.noise!);
- * assert.deepEqual(clm.shape, [2, 16, 2112]);
+ * assert.deepEqual(clm.shape, [2, 16, 576]);
  * ```
  */
 export function metroLogits(

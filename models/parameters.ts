@@ -79,7 +79,7 @@ export function parameterCount(config: ModelConfig, parts: readonly Part[] = PAR
  * import assert from "node:assert/strict";
  *
  * const p = declareParameters(preset("tiny").model, ["main"]);
- * assert.deepEqual(p["embed.tokens"].shape, [2112, 128]);
+ * assert.deepEqual(p["embed.tokens"].shape, [576, 128]);
  * ```
  */
 export function declareParameters(config: ModelConfig, parts: readonly Part[] = PARTS): Parameters {

@@ -344,7 +344,7 @@ const CHANGES: Readonly<Record<PresetName, Settings>> = {
     // A run of minutes sees every text a few times at most: there is nothing for dropout to prevent. In the
     // auxiliary model it holds back: what a good one writes, so small a detector does not find in minutes.
     model: {
-      vocabSize: 2048 + 64,
+      vocabSize: 512 + 64,
       sentinels: 64,
       dModel: 128,
       heads: 4,
@@ -368,7 +368,7 @@ const CHANGES: Readonly<Record<PresetName, Settings>> = {
       targetLength: 64,
       clipNorm: 0,
     },
-    tokenizer: { vocabSize: 2048, algorithm: "bpe" },
+    tokenizer: { vocabSize: 512, algorithm: "bpe" },
   },
   "small": {
     model: { dModel: 512, heads: 8, dFf: 2048, encoderLayers: 6, decoderLayers: 6, auxLayers: 2 },

@@ -16,6 +16,7 @@ import { openTemplates } from "../prompts/templates.ts";
 import { datasetsIn, readRows, type Row, splitsOf } from "../rows/mod.ts";
 import { Tokenizer, type TokenizerJson } from "../tokenizer.ts";
 import { trainTokenizer } from "../tokenizer/train.ts";
+import { trainUnigram } from "../tokenizer/unigram_train.ts";
 import type { DataResult } from "./report.ts";
 import { type Patience, repeatedly, summary } from "./timing.ts";
 
@@ -69,8 +70,10 @@ export async function timeData(bytes: number, patience: Patience): Promise<DataR
   try {
     const path = `${folder}/text.txt`;
     await Deno.writeTextFile(path, text);
+    const unigram = await trainUnigram(lines, options);
     return [
-      ...await timeEncoding(json, lines, text.length, patience),
+      ...await timeEncoding("BPE", json, lines, text.length, patience),
+      ...await timeEncoding("Unigram", unigram, lines, text.length, patience),
       await timePacking(json, path, text.length, patience),
       await timeMasking(`${path}-packed`, patience),
     ];
@@ -80,6 +83,7 @@ export async function timeData(bytes: number, patience: Patience): Promise<DataR
 }
 
 async function timeEncoding(
+  kind: string,
   json: TokenizerJson,
   lines: readonly string[],
   bytes: number,
@@ -97,8 +101,8 @@ async function timeEncoding(
   });
   const warm = await repeatedly(patience, encode);
   return [
-    result("encoding, cold", bytes, "bytes", cold),
-    result("encoding, warm", bytes, "bytes", warm),
+    result(`encoding ${kind}, cold`, bytes, "bytes", cold),
+    result(`encoding ${kind}, warm`, bytes, "bytes", warm),
   ];
 }
 

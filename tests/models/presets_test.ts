@@ -69,7 +69,7 @@ Deno.test("checkModelConfig: names the field, what is expected and what came", (
   const bad: [Partial<typeof model>, RegExp][] = [
     [{ heads: 3 }, /^heads: expected a divisor of 128, got 3$/],
     [{ vocabSize: 0 }, /^vocabSize: expected a positive integer, got 0$/],
-    [{ sentinels: 2109 }, /^sentinels: expected at most vocabSize - 4 = 2108, got 2109$/],
+    [{ sentinels: 573 }, /^sentinels: expected at most vocabSize - 4 = 572, got 573$/],
     [{ positionRows: 1025 }, /^positionRows: expected an integer of at least .* 1026, got 1025$/],
     [{ relativeBuckets: 30 }, /^relativeBuckets: expected a multiple of 4, got 30$/],
     [{ relativeMaxDistance: 8 }, /^relativeMaxDistance: /],

@@ -67,7 +67,7 @@ gpuTest("a benchmark measures everything it names, in finite positive numbers", 
   assert.match(text, /Update of tiny/);
   assert.match(text, /Finetuning update of tiny \(.* 1 × 64 → 8 tokens\)/);
   assert.match(text, /Ranking with tiny \(.* 12 prompts of 2 choices\)/);
-  assert.match(text, /encoding, cold/);
+  assert.match(text, /encoding BPE, cold/);
   assert.match(text, /rendering, truncated .* renders\/s/);
 }, { seconds: 120 });
 
