@@ -83,7 +83,7 @@ export function slotsPerSequence(objective: ObjectiveConfig, length: number): nu
  * const tokens = Uint32Array.of(0, 9, 8, 7, 6, 5, 2, 1); // One sequence of 7, padded to 8.
  * const batch = prepareMetroBatch(model, objective, { tokens, length: 8, sequences: [[0, 0]] }, 1);
  * assert.equal(batch.counts.tokens, 7);
- * assert.deepEqual(batch.inputs.decoderTokens, Uint32Array.of(2048, 0, 9, 8, 7, 6, 5, 1));
+ * assert.deepEqual(batch.inputs.decoderTokens, Uint32Array.of(512, 0, 9, 8, 7, 6, 5, 1));
  * ```
  */
 export function prepareMetroBatch(

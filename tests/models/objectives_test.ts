@@ -30,6 +30,7 @@ const model: ModelConfig = {
   maxPositions: 62,
   positionRows: 64,
   dropout: 0,
+  auxDropout: 0,
 };
 const { objective } = preset("tiny");
 const parameters = declareParameters(model);
