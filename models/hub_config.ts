@@ -24,7 +24,7 @@ import { isRecord, shown } from "./untrusted.ts";
 export interface HubConfigOptions {
   /**
    * Distance from which all relative positions share the last bucket, where the configuration is not to be
-   * believed: those of large METRO models say 128, and they were pretrained with 256.
+   * believed: those of large METRO models say 128, and they may have been pretrained with 256.
    */
   relativeMaxDistance?: number;
 }

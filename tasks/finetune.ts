@@ -24,6 +24,7 @@ import {
   type GivenFinetune,
   resolveFinetune,
 } from "./finetune_options.ts";
+import { readJson } from "./json.ts";
 import { type MetricRecord, readMetrics } from "./metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./mixture.ts";
 import {
@@ -37,7 +38,7 @@ import {
 import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
-import { exists, expectNoRun, expectSame, millions, readConfig, readJson } from "./run_folder.ts";
+import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_folder.ts";
 import { trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 

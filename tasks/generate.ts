@@ -348,9 +348,11 @@ function paddedLength(length: number, maxSource: number): number {
   return Math.max(length, Math.min(padded, maxSource));
 }
 
-function textOf(tokenizer: Tokenizer, ids: readonly number[]): string {
-  const { bos, eos, pad } = tokenizer;
-  return tokenizer.decode(ids.filter((id) => id !== bos && id !== eos && id !== pad));
+/** The text of ids that a model chose. */
+export function textOf(tokenizer: Tokenizer, ids: readonly number[]): string {
+  const { bos, eos, pad, rows } = tokenizer;
+  // T5's token tables have rows that are no ids; a model that chooses one says nothing.
+  return tokenizer.decode(ids.filter((id) => id !== bos && id !== eos && id !== pad && id < rows));
 }
 
 /** Turns a growing list of ids into pieces of text. */

@@ -37,7 +37,7 @@ import {
 import { defaults, validate } from "./options.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "./pretrain_options.ts";
 import { exists, readConfig } from "./run_folder.ts";
-import { loadTokenizer, Tokenizer } from "./tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { openWeights, type Weights } from "./weights.ts";
 
 /** A model without an owner: what scoring and generation need. */
@@ -171,7 +171,7 @@ function finetunedModel(
     source: finetuned.source,
     released: false,
     config,
-    tokenizer: tokenizerOf(config, tokenizer),
+    tokenizer,
     finetuned,
   };
 }
@@ -214,7 +214,7 @@ function readReleased(folder: string, json: unknown, options: ModelOptions): Run
   return {
     folder,
     config,
-    tokenizer: tokenizerOf(config, tokenizer),
+    tokenizer,
     preset: nearestPreset(config),
     source: "release",
     released: true,
@@ -257,39 +257,21 @@ function checkTokenizer(folder: string, config: ModelConfig, tokenizer: Tokenize
   }
 }
 
-/** A tokenizer for a token table with rows that are no ids: should a model choose one, it says nothing. */
-class PaddedTokenizer extends Tokenizer {
-  override decode(ids: ArrayLike<number>): string {
-    return super.decode(Array.from(ids).filter((id) => id < this.rows));
-  }
-}
-
-function tokenizerOf({ vocabSize }: ModelConfig, tokenizer: Tokenizer): Tokenizer {
-  return tokenizer.rows < vocabSize ? new PaddedTokenizer(tokenizer.json) : tokenizer;
-}
-
 function nearestPreset(config: ModelConfig): PresetName {
   const size = (model: ModelConfig) => Math.log(parameterCount(model, ["main"]));
   const distance = (name: PresetName) => Math.abs(size(preset(name).model) - size(config));
   return PRESETS.toSorted((a, b) => distance(a) - distance(b))[0];
 }
 
-/**
- * The weights of a model: a run's checkpoint, or the files of a model as those on the Hub are.
- *
- * @returns the weights; close them
- * @throws {UserError} if there are none, or they are damaged
- */
-export async function openModelWeights({ folder, released }: RunModel): Promise<Weights> {
+/** A run's checkpoint, or the files of a model as those on the Hub are. */
+async function openModelWeights({ folder, released }: ModelFiles): Promise<Weights> {
   if (released) return await openWeights(folder);
   const file = await checkpointFile(folder, "model.safetensors");
   return checkpointWeights(file, await openTensors(file));
 }
 
-/** The schemes by which a model's weights may be named: a run's follow the reference. */
-export function weightSchemes({ released }: Pick<RunModel, "released">): readonly Scheme[] {
-  return released ? ["release", "reference"] : ["reference"];
-}
+/** What of a model leads to its weights. */
+export type ModelFiles = Pick<RunModel, "folder" | "config" | "released">;
 
 /**
  * Reads a model's weights into device memory.
@@ -299,7 +281,7 @@ export function weightSchemes({ released }: Pick<RunModel, "released">): readonl
  */
 export async function readModelWeights(
   device: Device,
-  model: RunModel,
+  model: ModelFiles,
   parts: readonly Part[],
   parameters: StateMemory,
 ): Promise<void> {
@@ -315,13 +297,14 @@ export async function readModelWeights(
  * @throws {UserError} if the weights are not those of the model
  */
 export async function withParameters<T>(
-  model: RunModel,
+  model: ModelFiles,
   parts: readonly Part[],
   use: (weights: Weights, found: Map<string, FoundParameter>) => Promise<T>,
 ): Promise<T> {
   const weights = await openModelWeights(model);
   try {
-    const schemes = weightSchemes(model);
+    // A run's weights are named as in the reference.
+    const schemes: Scheme[] = model.released ? ["release", "reference"] : ["reference"];
     return await use(weights, await findParameters(weights, model.config, parts, schemes));
   } finally {
     await weights.close();

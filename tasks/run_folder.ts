@@ -26,8 +26,6 @@ export async function exists(path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false);
 }
 
-export { readJson };
-
 /**
  * A name for a new run that no folder has yet: `runs/tiny-metro`, `runs/tiny-metro-2`, …
  *

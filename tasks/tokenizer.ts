@@ -187,18 +187,22 @@ export class Tokenizer {
 export function loadTokenizer(source: TokenizerJson | string): Tokenizer {
   if (typeof source !== "string") return new Tokenizer(source);
   const file = isFolder(source) ? tokenizerFile(source) : source;
-  const model = file.endsWith(".model");
+  // SentencePiece's models bring other files along; what is wrong says with which.
+  if (file.endsWith(".model")) {
+    const json = readSentencePieceJson(file);
+    return usable(file, "tokenizer", () => new Tokenizer(json));
+  }
+  return usable(file, "tokenizer.json", () => new Tokenizer(readTokenizerJson(file)));
+}
+
+/** Says of which file it is that something cannot be made. */
+function usable<T>(file: string, what: string, make: () => T): T {
   try {
-    return new Tokenizer(
-      model ? readSentencePieceJson(file) : readTokenizerJson(file),
-    );
+    return make();
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     const message = error.message.replace(/^tokenizer: /, "");
-    if (model && message.includes(source)) throw error;
-    throw new UserError(
-      `${file}: not usable as a ${model ? "tokenizer" : "tokenizer.json"}: ${message}`,
-    );
+    throw new UserError(`${file}: not usable as a ${what}: ${message}`);
   }
 }
 

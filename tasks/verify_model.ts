@@ -10,10 +10,8 @@
  * @module
  */
 
-import { type FileHandle, open } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import {
-  type ByteSource,
   declareParameters,
   decode,
   encode,
@@ -22,8 +20,6 @@ import {
   ourNames,
   parameterCount,
   parameterShapes,
-  readFloats,
-  readTorchZip,
   specialIds,
 } from "../models/mod.ts";
 import { isRecord } from "../models/untrusted.ts";
@@ -32,8 +28,8 @@ import { compile, type Device, input, StateMemory } from "../ops/mod.ts";
 import { openTensors } from "./checkpoint.ts";
 import { Generator } from "./generate.ts";
 import { readJson } from "./json.ts";
-import { type LoadedModel, releasedConfig } from "./model.ts";
-import { findParameters, type FoundParameter, loadParameters } from "./model_weights.ts";
+import { type LoadedModel, releasedConfig, withParameters } from "./model.ts";
+import { type FoundParameter, loadParameters } from "./model_weights.ts";
 import { Ranker } from "./rank.ts";
 import { exists, readConfig } from "./run_folder.ts";
 import { openWeights, type Weights } from "./weights.ts";
@@ -94,24 +90,23 @@ export async function verifyModel(device: Device, folder: string): Promise<Model
   const config = releasedConfig(folder, await readConfig(folder, "there is no config.json in it"));
   const expected = await readExpected(folder, config);
   const parameters = new StateMemory(device, parameterShapes(config, ["main"]), "parameters");
-  const weights = await openWeights(folder);
+  const files = { folder, config, released: true };
   try {
-    const schemes = ["release", "reference"] as const;
-    const found = await findParameters(weights, config, ["main"], schemes);
-    await loadParameters(device, weights, found, parameters);
-    const model = idsOnly(device, folder, config, parameters, expected);
-    return {
-      name: basename(resolve(folder)),
-      parameters: parameterCount(config, ["main"]),
-      figures: [
-        ...await compareLogits(model, expected),
-        ...await compareScores(model, expected),
-        ...await compareAnswers(model, expected),
-        ...await compareCopies(folder, config, weights, found),
-      ],
-    };
+    return await withParameters(files, ["main"], async (weights, found) => {
+      await loadParameters(device, weights, found, parameters);
+      const model = idsOnly(device, folder, config, parameters, expected);
+      return {
+        name: basename(resolve(folder)),
+        parameters: parameterCount(config, ["main"]),
+        figures: [
+          ...await compareLogits(model, expected),
+          ...await compareScores(model, expected),
+          ...await compareAnswers(model, expected),
+          ...await compareCopies(folder, config, weights, found),
+        ],
+      };
+    });
   } finally {
-    await weights.close();
     parameters.destroy();
   }
 }
@@ -216,38 +211,32 @@ async function compareCopies(
 ): Promise<ModelFigure[]> {
   const path = join(folder, "pytorch_model.bin");
   if (weights.files.includes(path) || !await exists(path)) return [];
-  const file = await open(path, "r");
+  const copies = await openWeights(folder, ["pytorch_model.bin"]);
   try {
-    const source = await byteSource(file), names = ourNames(config, "release", ["main"]);
-    const copies = [...await readTorchZip(source)]
-      .map(([name, tensor]) => ({ name, tensor, ours: names.get(name) ?? name }));
-    const figure = (name: string, same: boolean): ModelFigure => {
-      return { group: "copies", name, error: same ? 0 : Infinity };
-    };
+    const names = ourNames(config, "release", ["main"]), copied = new Set<string>();
     const figures: ModelFigure[] = [];
-    for (const [ours, { name }] of found) {
-      if (!copies.some((copy) => copy.ours === ours)) figures.push(figure(name, false));
+    const add = (name: string, same: boolean) =>
+      figures.push({ group: "copies", name, error: same ? 0 : Infinity });
+    for (const name of copies.tensors.keys()) {
+      const ours = names.get(name) ?? name, original = found.get(ours)?.name;
+      copied.add(ours);
+      add(name, original !== undefined && await areEqual(weights, original, copies, name));
     }
-    for (const { name, tensor, ours } of copies) {
-      const original = found.get(ours)?.name;
-      if (original === undefined) {
-        figures.push(figure(name, false));
-        continue;
-      }
-      const values = await weights.read(original);
-      let count = 0, same = true;
-      await readFloats(source, tensor, (part, first) => {
-        same &&= part.every((x, i) => Object.is(x, values[first + i]));
-        count += part.length;
-      });
-      figures.push(figure(name, same && count === values.length));
-    }
+    for (const [ours, { name }] of found) if (!copied.has(ours)) add(name, false);
     return figures;
-  } catch (error) {
-    throw error instanceof UserError ? new UserError(`${path}: ${error.message}`) : error;
   } finally {
-    await file.close();
+    await copies.close();
   }
+}
+
+async function areEqual(a: Weights, inA: string, b: Weights, inB: string): Promise<boolean> {
+  const values = await a.read(inA);
+  let count = 0, same = true;
+  await b.readInto(inB, (part, first) => {
+    same &&= part.every((x, i) => Object.is(x, values[first + i]));
+    count += part.length;
+  });
+  return same && count === values.length;
 }
 
 /**
@@ -346,22 +335,6 @@ async function readExpected(folder: string, config: ModelConfig): Promise<Expect
   } finally {
     await tensors.close();
   }
-}
-
-async function byteSource(file: FileHandle): Promise<ByteSource> {
-  const { size } = await file.stat();
-  return {
-    size,
-    async read(offset, length) {
-      const bytes = new Uint8Array(length);
-      for (let done = 0; done < length;) {
-        const { bytesRead } = await file.read(bytes, done, length - done, offset + done);
-        if (bytesRead === 0) throw new UserError("cut short while it was being read");
-        done += bytesRead;
-      }
-      return bytes;
-    },
-  };
 }
 
 // --- numbers ---

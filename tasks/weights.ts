@@ -8,7 +8,7 @@
  * @module
  */
 import { type FileHandle, open, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { type Dtype, headerSize, parseHeader } from "../models/safetensors.ts";
 import { parseShardIndex } from "../models/shard_index.ts";
 import {
@@ -54,25 +54,22 @@ interface LocatedWeights extends Weights {
   readonly tensors: ReadonlyMap<string, Located>;
 }
 
-/** A format, and the file of it that a folder may have. */
-interface Format {
-  readonly file: string;
-  readonly extension: string;
-  readonly find: (source: ByteSource) => Promise<Map<string, StoredTensor>>;
-}
+/** Files that a folder may have its weights in, or their shards and index, the preferred one first. */
+export const WEIGHT_FILES = ["model.safetensors", "pytorch_model.bin"] as const;
+/** One of {@link WEIGHT_FILES}. */
+export type WeightFileName = typeof WEIGHT_FILES[number];
 
-const FORMATS: readonly Format[] = [
-  { file: "model.safetensors", extension: ".safetensors", find: readSafetensors },
-  { file: "pytorch_model.bin", extension: ".bin", find: readTorchZip },
-];
+const READERS: Readonly<
+  Record<WeightFileName, (source: ByteSource) => Promise<Map<string, StoredTensor>>>
+> = { "model.safetensors": readSafetensors, "pytorch_model.bin": readTorchZip };
 
 /** Larger reads do not fit the system calls' 32-bit counts. */
 const PIECE = 1 << 26;
 
 /**
- * Opens the weights of a folder. Looks for `model.safetensors`, `model.safetensors.index.json`,
- * `pytorch_model.bin` and `pytorch_model.bin.index.json`, in this order.
+ * Opens the weights of a folder. Looks for each of some files, and for its index (`.index.json`).
  *
+ * @param accepted the files to look for, in this order
  * @returns the weights; close them
  * @throws {UserError} there are none, or a file is damaged, malicious or not of the format; names it
  *
@@ -98,27 +95,61 @@ const PIECE = 1 << 26;
  * await rm(folder, { recursive: true });
  * ```
  */
-export async function openWeights(folder: string): Promise<Weights> {
-  const names = await inFile(folder, () => onDisk(() => readdir(folder)));
-  for (const format of FORMATS) {
-    const index = `${format.file}.index.json`;
-    if (names.includes(format.file)) return await openFiles(folder, format, [format.file]);
-    if (names.includes(index)) return await openShards(folder, format, index, names);
+export async function openWeights(
+  folder: string,
+  accepted: readonly WeightFileName[] = WEIGHT_FILES,
+): Promise<Weights> {
+  const names = new Set(await inFile(folder, () => onDisk(() => readdir(folder))));
+  const found = findWeights(names, accepted);
+  if (!found) {
+    const looked = candidates(accepted).map(({ file }) => file).join(", ");
+    throw new UserError(`${folder}: expected weights (${looked}), found none of these`);
   }
-  const looked = FORMATS.flatMap(({ file }) => [file, `${file}.index.json`]);
-  throw new UserError(`${folder}: expected weights (${looked.join(", ")}), found none of these`);
+  const { format, file } = found;
+  return file === format
+    ? await openFiles(folder, format, [file])
+    : await openShards(folder, format, file, names);
+}
+
+/**
+ * Where weights are among some files: in one of {@link WEIGHT_FILES}, or in shards that an index names.
+ *
+ * @param accepted the formats to look for, in this order
+ * @returns the format, and the file or index; nothing if there are none
+ *
+ * @example
+ * ```ts
+ * import { findWeights } from "./weights.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const names = new Set(["pytorch_model.bin", "model.safetensors.index.json"]);
+ * assert.equal(findWeights(names)?.file, "model.safetensors.index.json");
+ * ```
+ */
+export function findWeights(
+  names: ReadonlySet<string>,
+  accepted: readonly WeightFileName[] = WEIGHT_FILES,
+): { format: WeightFileName; file: string } | undefined {
+  return candidates(accepted).find(({ file }) => names.has(file));
+}
+
+function candidates(accepted: readonly WeightFileName[]) {
+  return accepted.flatMap((format) => [
+    { format, file: format },
+    { format, file: `${format}.index.json` },
+  ]);
 }
 
 async function openShards(
   folder: string,
-  format: Format,
+  format: WeightFileName,
   index: string,
-  present: readonly string[],
+  present: ReadonlySet<string>,
 ): Promise<LocatedWeights> {
   const path = join(folder, index);
-  const shards = await readIndex(path, format.extension);
+  const shards = await readShardIndex(path, format);
   const names = [...new Set(shards.values())];
-  const missing = names.find((name) => !present.includes(name));
+  const missing = names.find((name) => !present.has(name));
   if (missing !== undefined) throw new UserError(`${path}: its shard ${missing} is missing`);
   const weights = await openFiles(folder, format, names);
   for (const [name, shard] of shards) {
@@ -129,14 +160,24 @@ async function openShards(
   return weights;
 }
 
-async function readIndex(path: string, extension: string): Promise<Map<string, string>> {
+/**
+ * Reads the index of weights in shards.
+ *
+ * @param format which files the shards are like
+ * @returns the shard of each tensor: the plain name of a file beside the index
+ * @throws {UserError} the index is missing, damaged, or names anything else
+ */
+export async function readShardIndex(
+  path: string,
+  format: WeightFileName,
+): Promise<Map<string, string>> {
   const file = await WeightFile.open(path);
   try {
     return await inFile(path, async () => {
       if (file.size > MAX_JSON_BYTES) {
         throw new UserError(`expected at most ${MAX_JSON_BYTES} bytes, got ${file.size}`);
       }
-      return parseShardIndex(await file.read(0, file.size), extension);
+      return parseShardIndex(await file.read(0, file.size), extname(format));
     });
   } finally {
     await file.close();
@@ -145,7 +186,7 @@ async function readIndex(path: string, extension: string): Promise<Map<string, s
 
 async function openFiles(
   folder: string,
-  format: Format,
+  format: WeightFileName,
   names: readonly string[],
 ): Promise<LocatedWeights> {
   const files: WeightFile[] = [];
@@ -154,7 +195,7 @@ async function openFiles(
     for (const name of names) {
       const file = await WeightFile.open(join(folder, name));
       files.push(file);
-      for (const [name, tensor] of await inFile(file.path, () => format.find(file))) {
+      for (const [name, tensor] of await inFile(file.path, () => READERS[format](file))) {
         const other = tensors.get(name)?.file.path;
         if (other) throw new UserError(`${file.path}: tensor ${shown(name)} is in ${other}, too`);
         tensors.set(name, { ...tensor, file });

@@ -5,10 +5,10 @@
  * @module
  */
 
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { shown } from "../../models/untrusted.ts";
 import { UserError } from "../../ops/errors.ts";
+import { findWeights, readShardIndex } from "../weights.ts";
 
 /** Config and tokenizer, as far as a repository has them. */
 const SMALL_FILES = [
@@ -22,27 +22,19 @@ const SMALL_FILES = [
   "dict.txt",
 ] as const;
 
-/** Where the weights may be, from the best to the last. */
-const WEIGHTS = [
-  "model.safetensors",
-  "model.safetensors.index.json",
-  "pytorch_model.bin",
-  "pytorch_model.bin.index.json",
-] as const;
-
 /** Files of which any one line is enough to tokenise. */
 const TOKENIZERS = [["tokenizer.json"], ["spiece.model"], ["sp.model", "dict.txt"]] as const;
 
 /** The small files that there are, and then the weights or their index. */
 export function modelFiles(names: ReadonlySet<string>): string[] {
-  const weights = weightsFile(names);
-  return [...SMALL_FILES.filter((name) => names.has(name)), ...(weights ? [weights] : [])];
+  const weights = findWeights(names);
+  return [...SMALL_FILES.filter((name) => names.has(name)), ...(weights ? [weights.file] : [])];
 }
 
 /** What a model still lacks with these files, in words; nothing if it lacks nothing. */
 export function missingPart(names: ReadonlySet<string>): string | undefined {
   if (!names.has("config.json")) return "config.json";
-  if (!weightsFile(names)) return "weights (model.safetensors or pytorch_model.bin)";
+  if (!findWeights(names)) return "weights (model.safetensors or pytorch_model.bin)";
   if (!TOKENIZERS.some((line) => line.every((name) => names.has(name)))) {
     return "tokenizer (tokenizer.json, spiece.model, or sp.model with dict.txt)";
   }
@@ -56,29 +48,15 @@ export function missingPart(names: ReadonlySet<string>): string | undefined {
  * @throws {UserError} if the index is damaged, or names something else
  */
 export async function shardsOf(folder: string, names: ReadonlySet<string>): Promise<string[]> {
-  const index = weightsFile(names);
-  if (!index?.endsWith(".index.json")) return [];
-  const path = join(folder, index);
-  const shards = shardNames(await readFile(path, "utf8"));
-  if (!shards) throw new UserError(`${path}: is no index of weights (a weight_map of file names)`);
+  const weights = findWeights(names);
+  if (!weights || weights.file === weights.format) return [];
+  const path = join(folder, weights.file);
+  const shards = [...new Set((await readShardIndex(path, weights.format)).values())];
   const stray = shards.find((name) => !names.has(name));
   if (stray !== undefined) {
     throw new UserError(
-      `${path}: names ${shown(JSON.stringify(stray))}, which is not in the repository`,
+      `${path}: names ${shown(stray)}, which is not in the repository`,
     );
   }
   return shards;
-}
-
-function weightsFile(names: ReadonlySet<string>): string | undefined {
-  return WEIGHTS.find((name) => names.has(name));
-}
-
-function shardNames(json: string): string[] | undefined {
-  try {
-    const names = Object.values(JSON.parse(json).weight_map);
-    return names.every((name) => typeof name === "string") ? [...new Set(names)] : undefined;
-  } catch {
-    return undefined;
-  }
 }

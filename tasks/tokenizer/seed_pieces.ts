@@ -5,9 +5,8 @@
  */
 import { ENDS, type Piece, type Words } from "./lattice.ts";
 import { repeats } from "./suffix_array.ts";
+import { SPACE_SYMBOL } from "./unigram.ts";
 
-/** Stands for the space before a word. */
-export const SPACE = "\u2581";
 // SentencePiece's settings; a piece's length in characters.
 const MAX_PIECE = 16;
 const MAX_SEEDS = 1_000_000;
@@ -56,7 +55,9 @@ const SCRIPTS = [
 
 /** A number for the script of a character; punctuation and digits are one, rare scripts another. */
 function scriptOf(character: string): number {
-  return character === SPACE ? ANY_SCRIPT : SCRIPTS.findIndex((script) => script.test(character));
+  return character === SPACE_SYMBOL
+    ? ANY_SCRIPT
+    : SCRIPTS.findIndex((script) => script.test(character));
 }
 
 function isOneScript(symbols: Int32Array, scripts: number[]): boolean {

@@ -13,7 +13,7 @@ import { parseAt } from "../json.ts";
 import { type AddedToken, sentinelName, type TokenizerJson } from "../tokenizer.ts";
 import { METRO_RULES } from "./metro_text.ts";
 import { type PieceType, readSentencePiece, type SentencePieceModel } from "./sentencepiece.ts";
-import { SPECIAL_TOKENS } from "./train.ts";
+import { addedToken, SPECIAL_TOKENS, template } from "./tokenizer_json.ts";
 import { type ScoredPiece, SPACE_SYMBOL } from "./unigram.ts";
 import { SINGLE_SPACES } from "./unigram_codec.ts";
 
@@ -100,14 +100,8 @@ function metroJson(
   const unk = SPECIAL_TOKENS.indexOf("<unk>");
   // Where the rules fold case anyway, lower-casing helps readers that do not run them.
   const lowercase = lower || model.normalization.endsWith("_cf") ? [{ type: "Lowercase" }] : [];
-  const [bos, eos] = [special("<s>"), special("</s>")];
-  const post_processor = {
-    type: "TemplateProcessing",
-    single: [bos, sequence("A"), eos],
-    pair: [bos, sequence("A"), eos, sequence("B"), eos],
-    special_tokens: { ...specialToken("<s>", 0), ...specialToken("</s>", 2) },
-  };
-  const json = assemble(model, entries, unk, [...METRO_RULES, ...lowercase], [], post_processor);
+  const ends = template({ "<s>": 0, "</s>": 2 });
+  const json = assemble(model, entries, unk, [...METRO_RULES, ...lowercase], [], ends);
   // METRO's ids were made by the SentencePiece of its time.
   return { ...json, model: { ...json.model, lattice: true } };
 }
@@ -143,14 +137,7 @@ function t5Json(model: SentencePieceModel, extraIds: number): TokenizerJson {
     return type === "control" || type === "unknown" ? [addedToken(piece, id)] : [];
   });
   const eos = added.find(({ content }) => content === "</s>");
-  const ended = (id: string) => eos ? [sequence(id), special("</s>")] : [sequence(id)];
-  const post_processor = {
-    type: "TemplateProcessing",
-    single: ended("A"),
-    pair: [...ended("A"), ...ended("B")],
-    special_tokens: eos ? specialToken("</s>", eos.id) : {},
-  };
-  return assemble(model, entries, model.unk, [], added, post_processor);
+  return assemble(model, entries, model.unk, [], added, template(eos ? { "</s>": eos.id } : {}));
 }
 
 function assemble(
@@ -194,23 +181,6 @@ function assemble(
   };
 }
 
-function addedToken(content: string, id: number): AddedToken {
-  const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false };
-  return { id, content, ...plain, special: true };
-}
-
-function special(id: string): unknown {
-  return { SpecialToken: { id, type_id: 0 } };
-}
-
-function sequence(id: string): unknown {
-  return { Sequence: { id, type_id: 0 } };
-}
-
-function specialToken(token: string, id: number): Record<string, unknown> {
-  return { [token]: { id: token, ids: [id], tokens: [token] } };
-}
-
 // --- files ---
 
 /**
@@ -223,11 +193,11 @@ function specialToken(token: string, id: number): Record<string, unknown> {
  */
 export function readSentencePieceJson(file: string, lower?: boolean): TokenizerJson {
   const model = readSentencePiece(bytesOf(file), file);
-  const config = readConfig(join(dirname(file), "tokenizer_config.json"));
+  const configFile = join(dirname(file), "tokenizer_config.json"), config = readConfig(configFile);
   const dictionaryFile = join(dirname(file), "dict.txt");
   if (!existsSync(dictionaryFile)) {
     if (basename(file) === "sp.model") throw new UserError(`${dictionaryFile}: not found`);
-    return sentencePieceJson(model, { kind: "t5", extraIds: extraIds(config) });
+    return sentencePieceJson(model, { kind: "t5", extraIds: extraIds(configFile, config) });
   }
   const dictionary = readDictionary(dictionaryFile);
   const layout = { kind: "metro", dictionary, sentinels: METRO_SENTINELS } as const;
@@ -239,13 +209,13 @@ export function readSentencePieceJson(file: string, lower?: boolean): TokenizerJ
   }
 }
 
-function extraIds({ extra_ids }: Record<string, unknown>): number {
+function extraIds(file: string, { extra_ids }: Record<string, unknown>): number {
   const count = extra_ids ?? T5_EXTRA_IDS;
   const ok = Number.isSafeInteger(count) && count as number >= 0 &&
     count as number <= MOST_EXTRA_IDS;
   if (ok) return count as number;
   throw new UserError(
-    `tokenizer_config.json: extra_ids: expected a count of at most ${MOST_EXTRA_IDS}, got ` +
+    `${file}: extra_ids: expected a count of at most ${MOST_EXTRA_IDS}, got ` +
       shown(count),
   );
 }

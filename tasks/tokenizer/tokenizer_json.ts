@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { TokenizerJson } from "../tokenizer.ts";
+import type { AddedToken, TokenizerJson } from "../tokenizer.ts";
 
 /** The control tokens, by id, in the order that fairseq gives them. */
 export const SPECIAL_TOKENS: readonly string[] = ["<s>", "<pad>", "</s>", "<unk>"];
@@ -26,43 +26,43 @@ export interface TokenizerParts {
 export function tokenizerJson(
   { normalizer, spaces, model, vocabSize, sentinels }: TokenizerParts,
 ): TokenizerJson {
-  const token = (content: string, id: number) => ({
-    id,
-    content,
-    single_word: false,
-    lstrip: false,
-    rstrip: false,
-    normalized: false,
-    special: true,
-  });
-  const special = (id: string, type_id: number) => ({ SpecialToken: { id, type_id } });
-  const sequence = (id: string, type_id: number) => ({ Sequence: { id, type_id } });
   return {
     version: "1.0",
     truncation: null,
     padding: null,
     added_tokens: [
-      ...SPECIAL_TOKENS.map(token),
-      ...sentinels.map((content, i) => token(content, vocabSize + i)),
+      ...SPECIAL_TOKENS.map(addedToken),
+      ...sentinels.map((content, i) => addedToken(content, vocabSize + i)),
     ],
     normalizer,
     pre_tokenizer: spaces,
-    post_processor: {
-      type: "TemplateProcessing",
-      single: [special("<s>", 0), sequence("A", 0), special("</s>", 0)],
-      pair: [
-        special("<s>", 0),
-        sequence("A", 0),
-        special("</s>", 0),
-        sequence("B", 1),
-        special("</s>", 1),
-      ],
-      special_tokens: {
-        "<s>": { id: "<s>", ids: [0], tokens: ["<s>"] },
-        "</s>": { id: "</s>", ids: [2], tokens: ["</s>"] },
-      },
-    },
+    post_processor: template({ "<s>": 0, "</s>": 2 }),
     decoder: spaces,
     model,
+  };
+}
+
+/** A control token. */
+export function addedToken(content: string, id: number): AddedToken {
+  const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+  return { id, content, ...plain, special: true };
+}
+
+/** The `post_processor` that puts `<s>` before a text and `</s>` behind each, as far as they have ids. */
+export function template(ids: { readonly "<s>"?: number; readonly "</s>"?: number }): unknown {
+  const special = (token: "<s>" | "</s>", type_id: number) =>
+    ids[token] === undefined ? [] : [{ SpecialToken: { id: token, type_id } }];
+  const text = (id: "A" | "B", type_id: number) => [
+    { Sequence: { id, type_id } },
+    ...special("</s>", type_id),
+  ];
+  const single = [...special("<s>", 0), ...text("A", 0)];
+  return {
+    type: "TemplateProcessing",
+    single,
+    pair: [...single, ...text("B", 1)],
+    special_tokens: Object.fromEntries(
+      Object.entries(ids).map(([id, number]) => [id, { id, ids: [number], tokens: [id] }]),
+    ),
   };
 }

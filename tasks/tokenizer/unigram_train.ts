@@ -10,9 +10,10 @@ import { UserError } from "../../ops/errors.ts";
 import { sentinelName, type TokenizerJson } from "../tokenizer.ts";
 import { normalizerJson } from "./byte_level.ts";
 import { ENDS, expectedCounts, maximise, type Piece, prune, type Words } from "./lattice.ts";
-import { seedPieces, SPACE } from "./seed_pieces.ts";
+import { seedPieces } from "./seed_pieces.ts";
 import { SPECIAL_TOKENS, tokenizerJson } from "./tokenizer_json.ts";
 import type { TrainOptions } from "./train.ts";
+import { SPACE_SYMBOL } from "./unigram.ts";
 import { countWords, layOut, LINE_END, lineSplitter } from "./words.ts";
 
 /** What {@link trainUnigram} makes. */
@@ -104,7 +105,9 @@ function unigramNormalizer(lowercase: boolean) {
 function spacedWords(text: string): string[] {
   const words = text.replace(/\s+/g, " ").trim();
   if (words === "") return [];
-  return (SPACE + words.replaceAll(" ", SPACE) + LINE_END).match(/\u2581[^\u2581]*/g)!;
+  return (SPACE_SYMBOL + words.replaceAll(" ", SPACE_SYMBOL) + LINE_END).match(
+    /\u2581[^\u2581]*/g,
+  )!;
 }
 
 // ---- Pieces ----
@@ -141,7 +144,7 @@ function unigramJson(
   const vocab = [...SPECIAL_TOKENS.map((token): [string, number] => [token, 0]), ...pieces];
   return tokenizerJson({
     normalizer: unigramNormalizer(lowercase),
-    spaces: { type: "Metaspace", replacement: SPACE, prepend_scheme: "always", split: true },
+    spaces: { type: "Metaspace", replacement: SPACE_SYMBOL, prepend_scheme: "always", split: true },
     model: {
       type: "Unigram",
       unk_id: SPECIAL_TOKENS.indexOf("<unk>"),

@@ -9,17 +9,7 @@ import { HUB_HOSTS, HUB_VARIABLES } from "../../tasks/hub.ts";
 import type { TemplateResult } from "../../tasks/results.ts";
 import { METRO, T5_GATED, writeCheckpoint } from "../tasks/small_checkpoint.ts";
 import { ROOT } from "./command.ts";
-import {
-  fail,
-  isThere,
-  json,
-  metricsOf,
-  pretrainSmall,
-  put,
-  someWords,
-  succeed,
-  words,
-} from "./prompted.ts";
+import { fail, isThere, json, metricsOf, pretrainSmall, put, succeed, words } from "./prompted.ts";
 
 let folder = "", metro = "", t5 = "";
 const at = (...path: string[]) => join(folder, ...path);
@@ -128,25 +118,8 @@ Deno.test("a name of the Hub is found in the cache, without a network", async ()
 });
 
 Deno.test("a pretrained run is converted if its head is linear, and refused if not", async () => {
-  const roberta = await pretrainSmall(folder), run = at("linear");
-  await put(at("text.txt"), Array.from({ length: 30 }, (_, i) => someWords(i, 30)).join("\n\n"));
-  const sizes = {
-    "d-model": "16",
-    "heads": "2",
-    "d-ff": "32",
-    "encoder-layers": "1",
-    "decoder-layers": "1",
-    "aux-layers": "1",
-    "vocab-size": "290",
-    "sequence-length": "64",
-    "static-lengths": "1",
-    "batch-tokens": "256",
-    "micro-batch": "256",
-    "warmup-updates": "1",
-    "updates": "2",
-    "held-out": "0",
-  };
-  await succeed("pretrain", words({ text: at("text.txt"), run, "clm-head": "linear", ...sizes }));
+  const roberta = await pretrainSmall(folder);
+  const run = await pretrainSmall(folder, "linear", { "clm-head": "linear" });
   await succeed("convert", ["--run", run, "--out", at("linear-out")]);
   assert.ok(await isThere(at("linear-out/model.safetensors")));
   assert.ok((await answers("--model", at("linear-out"))).length > 0);

@@ -134,9 +134,17 @@ export function someWords(seed: number, count: number): string {
   return Array.from({ length: count }, () => WORDS[random.below(WORDS.length)]).join(" ");
 }
 
-/** Pretrains a model so small that a command is a second of start-up and little else. */
-export async function pretrainSmall(folder: string): Promise<string> {
-  const text = join(folder, "text.txt"), run = join(folder, "pretrained");
+/**
+ * Pretrains a model so small that a command is a second of start-up and little else.
+ *
+ * @param more flags besides
+ */
+export async function pretrainSmall(
+  folder: string,
+  name = "pretrained",
+  more: Record<string, string> = {},
+): Promise<string> {
+  const text = join(folder, "text.txt"), run = join(folder, name);
   const documents = Array.from({ length: 30 }, (_, i) => `${someWords(i, 30)}.`);
   await put(text, documents.join("\n\n") + "\n");
   const flags = {
@@ -156,6 +164,7 @@ export async function pretrainSmall(folder: string): Promise<string> {
     "warmup-updates": "1",
     "updates": "3",
     "held-out": "0",
+    ...more,
   };
   await succeed("pretrain", words(flags));
   return run;

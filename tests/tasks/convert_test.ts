@@ -2,13 +2,11 @@
 // numbers, and is there whole or not at all.
 
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isT5, type ModelConfig } from "../../models/config.ts";
 import { modelFromHubConfig } from "../../models/hub_config.ts";
 import { foreignNames } from "../../models/names.ts";
-import { type Device, openDevice } from "../../ops/mod.ts";
 import { convertModel, convertTokenizer } from "../../tasks/convert.ts";
 import { generate } from "../../tasks/generate.ts";
 import { loadModel } from "../../tasks/model.ts";
@@ -16,6 +14,7 @@ import { loadTokenizer } from "../../tasks/tokenizer.ts";
 import { gpuTest } from "../gpu.ts";
 import { modelBytes } from "./sentencepiece_bytes.ts";
 import {
+  bench,
   METRO,
   metroTokenizer,
   randomTensors,
@@ -27,21 +26,7 @@ import {
   writeTensorFile,
 } from "./small_checkpoint.ts";
 
-let scratch: string, device: Device, made = 0;
-
-Deno.test.beforeAll(async () => {
-  scratch = await mkdtemp(join(tmpdir(), "convert-"));
-});
-Deno.test.afterAll(async () => {
-  device?.destroy();
-  await rm(scratch, { recursive: true });
-});
-
-gpuTest("a device opens", async () => {
-  device = await openDevice();
-});
-
-const newFolder = () => join(scratch, `${made++}`);
+const { device, scratch, newFolder } = bench("convert-");
 
 /** A folder like that of a finetuning run. */
 async function writeRun(model: ModelConfig): Promise<string> {
@@ -64,7 +49,7 @@ async function writeRun(model: ModelConfig): Promise<string> {
 
 /** Everything that a folder's model computes follows from this. */
 async function contents(folder: string) {
-  const model = await loadModel(device, folder);
+  const model = await loadModel(device(), folder);
   const { config, start, tokenizer } = model;
   const values: Record<string, Float32Array> = {};
   for (const name of model.parameters.names) values[name] = await model.parameters.read(name);
@@ -131,7 +116,7 @@ Deno.test("a head that the released architecture does not have is refused, with 
   const run = await writeRun({ ...METRO, clmHead: "roberta" }), out = newFolder();
   const message = /roberta head.*released architecture.*pretrain with --clm-head linear$/;
   await assert.rejects(convertModel(run, out), { name: "UserError", message });
-  assert.deepEqual((await readdir(scratch)).filter((name) => name.startsWith(out)), []);
+  assert.deepEqual((await readdir(scratch())).filter((name) => name.startsWith(out)), []);
 });
 
 Deno.test("nothing half-written: a damaged tensor leaves no folder, one that is there stays", async () => {
@@ -139,10 +124,10 @@ Deno.test("nothing half-written: a damaged tensor leaves no folder, one that is 
   const bytes = await readFile(path);
   bytes[bytes.length - 9] ^= 1;
   await writeFile(path, bytes);
-  const before = await readdir(scratch);
-  const converted = convertModel(run, join(scratch, "new"));
+  const before = await readdir(scratch());
+  const converted = convertModel(run, join(scratch(), "new"));
   await assert.rejects(converted, { name: "UserError", message: /have changed since/ });
-  assert.deepEqual(await readdir(scratch), before);
+  assert.deepEqual(await readdir(scratch()), before);
   const there = convertModel(run, run);
   await assert.rejects(there, { name: "UserError", message: /is there already; choose another/ });
 });

@@ -38,6 +38,7 @@ import {
   type GenerateOptions,
   type GenerationModel,
   Generator,
+  textOf,
 } from "../../tasks/generate.ts";
 import { encodePrompt } from "../../tasks/prompt_ids.ts";
 import { Tokenizer } from "../../tasks/tokenizer.ts";
@@ -50,6 +51,12 @@ const tokenizer = new Tokenizer(
   await trainTokenizer(LINES, { vocabSize: 264, lowercase: true, sentinels: 8 }),
 );
 const { bos, eos, pad } = tokenizer;
+
+Deno.test("textOf: special ids and rows of the token table that are no ids say nothing", () => {
+  const ids = [...tokenizer.encode("to be")].filter((id) => id !== eos);
+  const padded = [tokenizer.rows + 7, ...ids, eos, pad, tokenizer.rows];
+  assert.equal(textOf(tokenizer, padded), tokenizer.decode(ids));
+});
 
 // ---- Searches on logits that are a function of the text so far ----
 

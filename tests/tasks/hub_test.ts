@@ -533,11 +533,20 @@ Deno.test("the weights may be parts that an index names", async () => {
 Deno.test("an index that leads elsewhere, or is none, is refused", async () => {
   for (
     const [index, message] of [
-      [{ weight_map: { a: "../x" } }, /names "\.\.\/x", which is not in the repository/],
-      [{ weight_map: { a: "/etc/passwd" } }, /names "\/etc\/passwd", which is not/],
-      [{ weight_map: { a: "none.bin" } }, /names "none.bin", which is not/],
-      [{ weight_map: { a: 1 } }, /is no index of weights/],
-      [[], /is no index of weights/],
+      [
+        { weight_map: { a: "../x" } },
+        /expected the plain name of a \.bin file beside the index, got \.\.\/x$/,
+      ],
+      [
+        { weight_map: { a: "/etc/passwd" } },
+        /expected the plain name of a \.bin file beside the index, got \/etc\/passwd$/,
+      ],
+      [{ weight_map: { a: "none.bin" } }, /names none\.bin, which is not in the repository/],
+      [
+        { weight_map: { a: 1 } },
+        /expected the plain name of a \.bin file beside the index, got 1$/,
+      ],
+      [[], /index\.json: not a JSON object$/],
     ] as const
   ) {
     // The repository itself claims to have a file of that name.

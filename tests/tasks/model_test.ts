@@ -2,17 +2,16 @@
 // same parameters; files that do not belong together are refused, by name.
 
 import assert from "node:assert/strict";
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isT5, type ModelConfig } from "../../models/config.ts";
-import { type Device, openDevice } from "../../ops/mod.ts";
 import { generate } from "../../tasks/generate.ts";
 import { loadModel, readModel } from "../../tasks/model.ts";
 import { rank } from "../../tasks/rank.ts";
 import { gpuTest } from "../gpu.ts";
 import { goldenModel, goldenPath, hasGolden } from "../models/golden.ts";
 import {
+  bench,
   type FileTensors,
   METRO,
   metroTokenizer,
@@ -24,27 +23,13 @@ import {
   writeTensorFile,
 } from "./small_checkpoint.ts";
 
-let scratch: string, device: Device, made = 0;
-
-Deno.test.beforeAll(async () => {
-  scratch = await mkdtemp(join(tmpdir(), "model-"));
-});
-Deno.test.afterAll(async () => {
-  device?.destroy();
-  await rm(scratch, { recursive: true });
-});
-
-gpuTest("a device opens", async () => {
-  device = await openDevice();
-});
-
-const newFolder = () => join(scratch, `${made++}`);
+const { device, newFolder } = bench("model-");
 const checkpoint = (config: ModelConfig, tensors?: FileTensors) =>
   writeCheckpoint(newFolder(), config, tensors);
 
 /** What a folder's model holds on the device, by our names. */
 async function loaded(folder: string): Promise<Record<string, Float32Array>> {
-  const model = await loadModel(device, folder);
+  const model = await loadModel(device(), folder);
   const values: Record<string, Float32Array> = {};
   for (const name of model.parameters.names) values[name] = await model.parameters.read(name);
   model.destroy();
@@ -76,7 +61,7 @@ for (const name of GOLDEN) {
       const json = isT5(config) ? t5Tokenizer() : metroTokenizer(config.vocabSize);
       await writeFile(join(folder, "tokenizer.json"), JSON.stringify(json));
       assert.deepEqual(await loaded(folder), weights);
-      const model = await loadModel(device, folder);
+      const model = await loadModel(device(), folder);
       const [source, target] = isT5(config)
         ? [512, 256]
         : [config.maxPositions, Math.min(256, config.maxPositions)];
@@ -155,7 +140,7 @@ gpuTest("rows that are no ids of T5's tokenizer can be chosen, and say nothing",
   for (let row = 92; row < 96; row++) {
     for (let i = 0; i < 16; i++) table[row * 16 + i] = row % 2 === 0 ? 10 * (i + 1) : -10 * (i + 1);
   }
-  const model = await loadModel(device, await checkpoint(T5_GATED, tensors));
+  const model = await loadModel(device(), await checkpoint(T5_GATED, tensors));
   assert.ok(model.tokenizer.rows <= 92);
   assert.equal(await generate(model, "yes?", { maxTokens: 5 }), "");
   model.destroy();
@@ -163,9 +148,9 @@ gpuTest("rows that are no ids of T5's tokenizer can be chosen, and say nothing",
 
 gpuTest("without a device: loadModel opens one, answers, and closes it", async () => {
   const model = await loadModel(await checkpoint(T5));
-  assert.notEqual(model.device, device);
+  assert.notEqual(model.device, device());
   const { best } = await rank(model, "Good or bad?", ["good", "bad"]);
-  const again = await loadModel(device, model.name);
+  const again = await loadModel(device(), model.name);
   assert.equal((await rank(again, "Good or bad?", ["good", "bad"])).best, best);
   again.destroy();
   model.destroy();
@@ -221,7 +206,7 @@ for (const [what, config, change, message] of refusals) {
     const tensors = randomTensors(config);
     change(tensors);
     const folder = await checkpoint(config, tensors);
-    await assert.rejects(loadModel(device, folder), (error: Error) => {
+    await assert.rejects(loadModel(device(), folder), (error: Error) => {
       assert.equal(error.name, "UserError");
       assert.ok(error.message.startsWith(join(folder, "model.safetensors")), error.message);
       assert.match(error.message, message);

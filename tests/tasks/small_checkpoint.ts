@@ -1,16 +1,19 @@
 // Small checkpoints with random weights, as models on the Hugging Face Hub are: one of METRO's kind, two of
 // T5's; and tokenizers for them.
 
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isT5, type MetroModel, type ModelConfig, type T5Model } from "../../models/config.ts";
 import { hubConfig } from "../../models/hub_config.ts";
 import { foreignNames, type Scheme } from "../../models/names.ts";
 import { preset } from "../../models/presets.ts";
+import { type Device, openDevice } from "../../ops/mod.ts";
 import { key, Random } from "../../ops/random.ts";
 import { openTensors, writeTensors } from "../../tasks/checkpoint.ts";
 import { type TokenizerJson } from "../../tasks/tokenizer.ts";
 import { sentencePieceJson } from "../../tasks/tokenizer/sentencepiece_json.ts";
+import { gpuTest } from "../gpu.ts";
 
 /** Tensors of a file, by name. */
 export type FileTensors = Map<string, { shape: readonly number[]; values: Float32Array }>;
@@ -114,4 +117,26 @@ export async function writeCheckpoint(
   await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
   await writeTensorFile(join(folder, "model.safetensors"), tensors);
   return folder;
+}
+
+/** What the tests of one file share: a device, which its first test opens, and folders that go with it. */
+export function bench(
+  prefix: string,
+): { device(): Device; scratch(): string; newFolder(): string } {
+  let scratch: string, device: Device, made = 0;
+  Deno.test.beforeAll(async () => {
+    scratch = await mkdtemp(join(tmpdir(), prefix));
+  });
+  Deno.test.afterAll(async () => {
+    device?.destroy();
+    await rm(scratch, { recursive: true });
+  });
+  gpuTest("a device opens", async () => {
+    device = await openDevice();
+  });
+  return {
+    device: () => device,
+    scratch: () => scratch,
+    newFolder: () => join(scratch, `${made++}`),
+  };
 }
