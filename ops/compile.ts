@@ -15,7 +15,7 @@ import {
   record,
   RUN_BYTES,
 } from "./device.ts";
-import { fuse, runScalarsOf, type Step } from "./fuse.ts";
+import { fuse, runScalarsOf, type Step, writesOf } from "./fuse.ts";
 import { type KernelSource, type Launch, RUN_SCALARS, RUN_WORDS } from "./kernel.ts";
 import type { BoundEpilogue, BoundPrologue, Lowering, Operand } from "./lower.ts";
 import { aligned, bytesOf, Workspace } from "./memory.ts";
@@ -52,15 +52,34 @@ export interface RunOptions {
   inputs?: Record<string, Float32Array | Uint32Array>;
 }
 
-interface LoweredLaunch {
+/** A kernel with what it binds. */
+export interface LoweredLaunch {
   launch: Launch;
   operands: Record<string, Operand | undefined>;
   step: number;
 }
 
-interface ScratchRequest {
+/** Memory that one step needs. */
+export interface ScratchRequest {
   bytes: number;
   step: number;
+}
+
+/** What kernels are generated for: a {@link Device}, or one that is not here. */
+export type KernelTarget = Pick<Device, "deviceClass" | "subgroupSize">;
+
+/** A program without memory. Made by {@link lowerProgram}. */
+export interface LoweredProgram {
+  /** Steps after fusion. */
+  steps: Step[];
+  /** Storage of every tensor that lies in memory. */
+  storage: Map<Tensor, Storage>;
+  /** Scalar inputs, in the order of the run block. */
+  scalarNames: string[];
+  /** Kernels with what they bind, in order. */
+  lowered: LoweredLaunch[];
+  /** Memory that single steps need. */
+  scratch: ScratchRequest[];
 }
 
 /** A compiled program. Made by {@link compile}. */
@@ -73,6 +92,8 @@ export class Program {
   readonly steps: readonly Step[];
   /** Bytes of intermediate values. */
   readonly workspaceBytes: number;
+  /** For every state that it updates: how many dispatches it takes until the new value is there. */
+  readonly written: ReadonlyMap<string, number>;
 
   readonly #device: Device;
   readonly #inputs: Map<string, { view: BufferView; elements: number; dtype: string }>;
@@ -90,6 +111,7 @@ export class Program {
     dispatches: PreparedDispatch[];
     steps: Step[];
     workspaceBytes: number;
+    written: Map<string, number>;
     inputs: Map<string, { view: BufferView; elements: number; dtype: string }>;
     outputs: Map<string, { view: BufferView; bytes: number; dtype: string }>;
     run: GPUBuffer;
@@ -101,6 +123,7 @@ export class Program {
     this.dispatches = parts.dispatches;
     this.steps = parts.steps;
     this.workspaceBytes = parts.workspaceBytes;
+    this.written = parts.written;
     this.#inputs = parts.inputs;
     this.#outputs = parts.outputs;
     this.#run = parts.run;
@@ -119,6 +142,33 @@ export class Program {
     record(pass, this.dispatches as PreparedDispatch[]);
     pass.end();
     this.#device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /**
+   * One run in several submissions, one per step of the iteration: what a part has written can be fetched
+   * while the device works on the next.
+   *
+   * @param ends rising numbers of dispatches after which to cut; the rest of the program is the last part
+   * @throws {Error} as {@link Program.run} does
+   *
+   * @example
+   * ```ts ignore
+   * for (const end of program.runInParts(options, [program.written.get("gradient")!])) {
+   *   console.log(`submitted up to dispatch ${end}`);
+   * }
+   * ```
+   */
+  *runInParts(options: RunOptions, ends: readonly number[]): Generator<number> {
+    let encoder = this.#begin(options);
+    let done = 0;
+    for (const end of [...ends, this.dispatches.length]) {
+      const pass = encoder.beginComputePass();
+      record(pass, this.dispatches.slice(done, end));
+      pass.end();
+      this.#device.gpu.queue.submit([encoder.finish()]);
+      yield done = end;
+      encoder = this.#device.gpu.createCommandEncoder();
+    }
   }
 
   #begin({ key = 0, sequence = 0, scalars = {}, inputs = {} }: RunOptions): GPUCommandEncoder {
@@ -225,25 +275,7 @@ export class Program {
  */
 export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory = {}): Program {
   const outputs = Object.entries(spec.outputs ?? {});
-  const updates = spec.updates ?? [];
-  const results = [...outputs.map(([, t]) => t), ...updates.map(([, value]) => value)];
-  const steps = fuse(results);
-  const { storage, copies } = planStorage(steps, outputs.map(([, t]) => t), updates);
-  const scalarNames = runScalarsOf(steps);
-  if (RUN_SCALARS + scalarNames.length > RUN_WORDS) {
-    throw new Error(
-      `${spec.name}: ${scalarNames.length} scalar inputs, at most ${RUN_WORDS - RUN_SCALARS}`,
-    );
-  }
-
-  const scratch: ScratchRequest[] = [];
-  const lowered: LoweredLaunch[] = [];
-  const words = scalarWords(scalarNames);
-  for (const [k, step] of steps.entries()) {
-    lowerStep(device, step, k, storage, words, lowered, scratch);
-  }
-  for (const [from, to] of copies) lowered.push({ ...copyLaunch(from, to), step: steps.length });
-
+  const { steps, storage, scalarNames, lowered, scratch } = lowerProgram(device, spec);
   const owned: GPUBuffer[] = [];
   const workspace = memory.workspace ?? new Workspace(device);
   const { views, scratchViews, inputs, workspaceBytes } = allocate(
@@ -292,6 +324,7 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
     dispatches,
     steps,
     workspaceBytes,
+    written: writtenAfter(lowered, steps, storage, spec.updates ?? []),
     inputs,
     outputs: outputViews,
     run,
@@ -300,9 +333,47 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
   });
 }
 
+/** After how many dispatches every updated state has its new value. */
+function writtenAfter(
+  lowered: readonly LoweredLaunch[],
+  steps: readonly Step[],
+  storage: ReadonlyMap<Tensor, Storage>,
+  updates: readonly (readonly [Tensor, Tensor])[],
+): Map<string, number> {
+  const last = new Map<Storage, number>();
+  for (const [i, { step, operands }] of lowered.entries()) {
+    // Behind the last step come copies.
+    const written = step < steps.length ? writesOf(steps[step]) : [operands.c!.tensor!];
+    for (const t of written) last.set(storage.get(t)!, i + 1);
+  }
+  return new Map(updates.map(([s]) => [s.node.attrs.name, last.get(storage.get(s)!) ?? 0]));
+}
+
+/** The part of compiling that needs no device: steps, who shares memory with whom, kernels. */
+export function lowerProgram(target: KernelTarget, spec: ProgramSpec): LoweredProgram {
+  const outputs = Object.values(spec.outputs ?? {});
+  const updates = spec.updates ?? [];
+  const steps = fuse([...outputs, ...updates.map(([, value]) => value)]);
+  const { storage, copies } = planStorage(steps, outputs, updates);
+  const scalarNames = runScalarsOf(steps);
+  if (RUN_SCALARS + scalarNames.length > RUN_WORDS) {
+    throw new Error(
+      `${spec.name}: ${scalarNames.length} scalar inputs, at most ${RUN_WORDS - RUN_SCALARS}`,
+    );
+  }
+  const scratch: ScratchRequest[] = [];
+  const lowered: LoweredLaunch[] = [];
+  const words = scalarWords(scalarNames);
+  for (const [k, step] of steps.entries()) {
+    lowerStep(target, step, k, storage, words, lowered, scratch);
+  }
+  for (const [from, to] of copies) lowered.push({ ...copyLaunch(from, to), step: steps.length });
+  return { steps, storage, scalarNames, lowered, scratch };
+}
+
 /** Generates the kernels of one step. */
 function lowerStep(
-  device: Device,
+  target: KernelTarget,
   step: Step,
   k: number,
   storage: Map<Tensor, Storage>,
@@ -325,8 +396,8 @@ function lowerStep(
   }
   const { anchor } = step;
   const to: Lowering = {
-    deviceClass: device.deviceClass,
-    subgroupSize: device.subgroupSize,
+    deviceClass: target.deviceClass,
+    subgroupSize: target.subgroupSize,
     at: (tensor, offset, bytes) => ({ tensor, offset, bytes }),
     scratch(bytes) {
       scratch.push({ bytes, step: k });
@@ -342,6 +413,25 @@ function lowerStep(
   anchor.primitive.lower!(anchor, to);
 }
 
+/** Which intermediate values and scratch requests share a buffer, and the size of each buffer. */
+export function placeIntermediate(
+  storage: Map<Tensor, Storage>,
+  scratch: readonly ScratchRequest[],
+  end: number,
+) {
+  const intermediate = [...new Set(storage.values())].filter(({ source }) => !source);
+  const intervals = [
+    // Outputs of unread steps still need a place while the step runs.
+    ...intermediate.map((s) => ({
+      bytes: s.bytes,
+      from: s.from,
+      to: Math.max(s.from, Math.min(s.to, end)),
+    })),
+    ...scratch.map(({ bytes, step }) => ({ bytes, from: step, to: step })),
+  ];
+  return { intermediate, intervals, ...pack(intervals) };
+}
+
 /** Gives every storage and scratch request a buffer. */
 function allocate(
   device: Device,
@@ -354,12 +444,8 @@ function allocate(
 ) {
   const views = new Map<Storage, BufferView>();
   const inputs = new Map<string, { view: BufferView; elements: number; dtype: string }>();
-  const intermediate: Storage[] = [];
   for (const s of new Set(storage.values())) {
-    if (!s.source) {
-      intermediate.push(s);
-      continue;
-    }
+    if (!s.source) continue;
     const { node, shape, dtype } = s.source;
     const { name, data } = node.attrs;
     if (node.primitive === STATE) {
@@ -374,16 +460,7 @@ function allocate(
     if (node.primitive === CONSTANT) device.write(buffer, 0, data!);
     if (node.primitive === INPUT) inputs.set(name, { view, elements: sizeOf(shape), dtype });
   }
-  const intervals = [
-    // Outputs of unread steps still need a place while the step runs.
-    ...intermediate.map((s) => ({
-      bytes: s.bytes,
-      from: s.from,
-      to: Math.max(s.from, Math.min(s.to, end)),
-    })),
-    ...scratch.map(({ bytes, step }) => ({ bytes, from: step, to: step })),
-  ];
-  const { places, sizes } = pack(intervals);
+  const { intermediate, intervals, places, sizes } = placeIntermediate(storage, scratch, end);
   const buffers = workspace.acquire(sizes);
   const viewAt = (i: number): BufferView => ({
     buffer: buffers[places[i]],

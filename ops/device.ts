@@ -8,7 +8,7 @@
  * @module
  */
 
-import { UserError } from "./errors.ts";
+import { DeviceLost, UserError } from "./errors.ts";
 import { assemble, type DeviceClass, type Launch, paddingWords, RUN_WORDS } from "./kernel.ts";
 
 /** A window of a buffer, in bytes. */
@@ -39,6 +39,8 @@ export interface DeviceOptions {
   gpu?: GPU;
   /** Tile family; found from the adapter if absent. Tests set it to run GPU tiles on a software driver. */
   deviceClass?: DeviceClass;
+  /** Take the driver that computes on the CPU, even where there is a GPU. */
+  software?: boolean;
 }
 
 /** Usage of every buffer that kernels see. */
@@ -47,7 +49,7 @@ const UNIFORM = 0x40 | 0x8; // UNIFORM | COPY_DST
 const READBACK = 0x1 | 0x8; // MAP_READ | COPY_DST
 
 /** Size of the buffer through which everything is read back. */
-const STAGING_BYTES = 4 << 20;
+export const STAGING_BYTES = 4 << 20;
 
 /** An open WebGPU device. Made by {@link openDevice}. */
 export class Device {
@@ -70,6 +72,8 @@ export class Device {
   #lastRead: Promise<unknown> = Promise.resolve();
   #pipelines = new Map<string, GPUComputePipeline>();
   #failure: Error | undefined;
+  /** Bytes written since `write` last submitted. */
+  #unsubmitted = 0;
   #destroyed = false;
 
   /** Use {@link openDevice}. */
@@ -88,7 +92,7 @@ export class Device {
     });
     gpu.lost.then((lost) => {
       if (!this.#destroyed) {
-        this.#failure ??= new UserError(
+        this.#failure ??= new DeviceLost(
           `the GPU device was lost (${
             lost.message || lost.reason
           }): restart the run with --resume; ` +
@@ -141,6 +145,14 @@ export class Device {
     return buffer;
   }
 
+  /** Creates a buffer of at least `bytes` bytes to which results are copied and read; see `readback.ts`. */
+  createReadback(bytes: number, label: string): GPUBuffer {
+    const size = Math.max(16, Math.ceil(bytes / 16) * 16);
+    const buffer = this.gpu.createBuffer({ size, usage: READBACK, label });
+    this.#count(size);
+    return buffer;
+  }
+
   #count(size: number): void {
     this.buffersCreated++;
     this.allocatedBytes += size;
@@ -180,7 +192,11 @@ export class Device {
         size,
       );
       // A write without a submit keeps its staging copy for ever.
-      if (data.byteLength > slice) this.gpu.queue.submit([]);
+      this.#unsubmitted += size;
+      if (this.#unsubmitted >= slice) {
+        this.gpu.queue.submit([]);
+        this.#unsubmitted = 0;
+      }
     }
   }
 
@@ -209,12 +225,38 @@ export class Device {
       const encoder = this.gpu.createCommandEncoder();
       encoder.copyBufferToBuffer(buffer, offset + done, this.#staging, 0, piece);
       this.gpu.queue.submit([encoder.finish()]);
-      await this.#staging.mapAsync(0x1, 0, piece);
+      await this.map(this.#staging, piece);
       result.set(new Uint8Array(this.#staging.getMappedRange(0, piece)), done);
       this.#staging.unmap();
-      this.check();
     }
     return result.buffer;
+  }
+
+  /**
+   * Maps the first bytes of a readback buffer, after all submitted work.
+   *
+   * @throws {Error} that the GPU reported meanwhile, rather than that mapping failed
+   */
+  async map(buffer: GPUBuffer, size: number): Promise<void> {
+    try {
+      await buffer.mapAsync(0x1, 0, size);
+    } catch (error) {
+      throw await this.reason(error);
+    }
+    this.check();
+  }
+
+  /**
+   * Why something failed: what the GPU reported, if anything, else the error itself. That the device is lost
+   * becomes known a little after calls begin to fail.
+   */
+  async reason(error: unknown): Promise<unknown> {
+    // Runtimes differ in the class of what their calls throw.
+    const isOfGpu = error instanceof DOMException || (error as Error)?.name === "OperationError";
+    if (!this.#failure && isOfGpu) {
+      await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
+    }
+    return isOfGpu ? this.#failure ?? error : error;
   }
 
   /**
@@ -367,16 +409,21 @@ export function record(pass: GPUComputePassEncoder, dispatches: PreparedDispatch
 export const RUN_BYTES = RUN_WORDS * 4;
 
 /**
- * Opens the best adapter with all the limits it offers.
+ * Opens the best adapter, or the software driver's, with all the limits it offers.
  *
  * @throws {UserError} if there is no adapter
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const gpu = options.gpu ?? navigator.gpu;
-  const adapter = await gpu?.requestAdapter({ powerPreference: "high-performance" });
+  const adapter = await gpu?.requestAdapter({
+    powerPreference: "high-performance",
+    forceFallbackAdapter: options.software ?? false,
+  });
   if (!adapter) {
+    const driver = options.software ? "Mesa's software driver" : "a Vulkan driver";
     throw new UserError(
-      "no WebGPU adapter: install a Vulkan driver (on Debian: apt-get install libvulkan1 " +
+      `no ${options.software ? "software" : "WebGPU"} adapter: install ${driver} ` +
+        "(on Debian: apt-get install libvulkan1 " +
         "mesa-vulkan-drivers) or run `deno task setup`",
     );
   }

@@ -23,3 +23,6 @@ export class UserError extends Error {
   /** Always `"UserError"`. */
   override name = "UserError";
 }
+
+/** The device has gone away, by no fault of anybody's: what was saved is good, and another start may work. */
+export class DeviceLost extends UserError {}

@@ -52,10 +52,16 @@ export class StateMemory {
    * @param device where to allocate
    * @param tensors names and shapes; 4 bytes per element
    * @param label for error messages
+   * @param multiple slabs have a multiple of so many bytes
    */
-  constructor(device: Device, tensors: Iterable<[string, readonly number[]]>, label: string) {
+  constructor(
+    device: Device,
+    tensors: Iterable<[string, readonly number[]]>,
+    label: string,
+    multiple: number = ALIGN,
+  ) {
     this.#device = device;
-    const { places, slabs } = layout(tensors);
+    const { places, slabs } = layout(tensors, multiple);
     this.#places = places;
     this.buffers = slabs.map((bytes, i) => device.createBuffer(bytes, `${label} ${i}`));
   }
@@ -79,6 +85,12 @@ export class StateMemory {
   view(name: string): BufferView {
     const { slab, offset, bytes } = this.#place(name);
     return { buffer: this.buffers[slab], offset, size: Math.ceil(bytes / 16) * 16 };
+  }
+
+  /** Where a tensor lies: which slab, and from which byte of it. */
+  place(name: string): { slab: number; offset: number } {
+    const { slab, offset } = this.#place(name);
+    return { slab, offset };
   }
 
   /** A whole slab. */
@@ -137,10 +149,12 @@ export class StateMemory {
 /**
  * Assigns tensors to slabs, in order: a new slab starts when the next tensor would pass 128 MiB.
  *
+ * @param multiple slabs have a multiple of so many bytes; itself a multiple of {@link ALIGN}
  * @returns places by name, and the size of every slab in bytes
  */
 export function layout(
   tensors: Iterable<[string, readonly number[]]>,
+  multiple: number = ALIGN,
 ): { places: Map<string, Place>; slabs: number[] } {
   const places = new Map<string, Place>();
   const slabs: number[] = [];
@@ -152,7 +166,7 @@ export function layout(
     places.set(name, { slab, offset: slabs[slab], bytes, shape });
     slabs[slab] += aligned(bytes);
   }
-  return { places, slabs };
+  return { places, slabs: slabs.map((bytes) => Math.ceil(bytes / multiple) * multiple) };
 }
 
 /**
@@ -179,24 +193,48 @@ export class Workspace {
    * @param sizes bytes
    */
   acquire(sizes: readonly number[]): GPUBuffer[] {
-    const free = [...this.#buffers].sort((a, b) => a.size - b.size);
-    const result = new Array<GPUBuffer>(sizes.length);
-    const largestFirst = sizes.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a]);
-    for (const i of largestFirst) {
-      const at = free.findIndex((b) => b.size >= sizes[i]);
-      if (at >= 0) [result[i]] = free.splice(at, 1);
-      else {
-        result[i] = this.#device.createBuffer(sizes[i], "intermediate values");
-        this.#buffers.push(result[i]);
-      }
+    const { chosen, missing } = chooseBuffers(this.#buffers.map(({ size }) => size), sizes);
+    for (const size of missing) {
+      this.#buffers.push(this.#device.createBuffer(size, "intermediate values"));
     }
-    return result;
+    return chosen.map((i) => this.#buffers[i]);
   }
 
   /** Frees the buffers; programs that use them must not run again. */
   destroy(): void {
     for (const buffer of this.#buffers.splice(0)) this.#device.destroyBuffer(buffer);
   }
+}
+
+/**
+ * Which buffers serve which requests, all different: for each, the largest first, the smallest buffer
+ * that holds it, or a new one.
+ *
+ * @param have sizes of the buffers there are
+ * @param sizes what is asked for
+ * @returns a buffer's number for each request, and the sizes of the new buffers, whose numbers follow
+ *
+ * @example
+ * ```ts
+ * import { chooseBuffers } from "./memory.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(chooseBuffers([512, 256], [256, 768]), { chosen: [1, 2], missing: [768] });
+ * ```
+ */
+export function chooseBuffers(
+  have: readonly number[],
+  sizes: readonly number[],
+): { chosen: number[]; missing: number[] } {
+  const free = have.map((_, i) => i).sort((a, b) => have[a] - have[b]);
+  const largestFirst = sizes.map((_, i) => i).sort((a, b) => sizes[b] - sizes[a]);
+  const chosen = new Array<number>(sizes.length), missing: number[] = [];
+  for (const i of largestFirst) {
+    const at = free.findIndex((b) => have[b] >= sizes[i]);
+    if (at >= 0) [chosen[i]] = free.splice(at, 1);
+    else chosen[i] = have.length + missing.push(sizes[i]) - 1;
+  }
+  return { chosen, missing };
 }
 
 /** Bytes of a tensor in memory. */

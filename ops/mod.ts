@@ -93,3 +93,9 @@ export {
   type ProgramSpec,
   type RunOptions,
 } from "./compile.ts";
+export {
+  estimateProgram,
+  type KernelTarget,
+  type ProgramEstimate,
+  sharedWorkspace,
+} from "./estimate.ts";

@@ -3,12 +3,17 @@
  *
  * @module
  */
+import process from "node:process";
 import { openDevice } from "../ops/mod.ts";
 import { bench, BENCH_OPTIONS, benchJob } from "../tasks/bench.ts";
+import { benchParallel, onePreset, parallelTable } from "../tasks/bench/parallel.ts";
 import { tables } from "../tasks/bench/report.ts";
 import { main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
-import { parseFlags, wantsHelp } from "../tasks/options.ts";
+import { defaults, parseFlags, wantsHelp } from "../tasks/options.ts";
+import { findCards } from "../tasks/parallel/placement.ts";
+import { prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
+import { resolvePretrain } from "../tasks/pretrain_options.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 
 const PAGE = {
@@ -23,20 +28,38 @@ const PAGE = {
       command: "deno task bench --only updates --preset base base++ large++",
       does: "the paper's models, on a GPU that holds them",
     },
+    {
+      command: "deno task bench --parallel --ranks 2",
+      does: "what it costs that two ranks exchange gradients and weights",
+    },
   ],
 };
 
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(BENCH_OPTIONS, PAGE));
-  const flags = parseFlags(BENCH_OPTIONS, Deno.args);
-  await ensureAdapter();
-  await Deno.permissions.revoke({ name: "run" });
-  const device = await openDevice({ deviceClass: flags.tiles });
-  const job = benchJob(device, flags, Deno.systemMemoryInfo().available);
-  const report = await bench({ ...job, onProgress: (what) => console.error(`... ${what}`) });
-  const { out = BENCH_OPTIONS.out.default } = flags;
-  await Deno.writeTextFile(out, JSON.stringify(report, null, 2) + "\n");
-  console.log(tables(report));
-  console.log(`\nAll numbers: ${out}`);
-  device.destroy();
+  const flags = { ...defaults(BENCH_OPTIONS), ...parseFlags(BENCH_OPTIONS, Deno.args) };
+  const write = (report: unknown) =>
+    Deno.writeTextFile(flags.out, JSON.stringify(report, null, 2) + "\n");
+  if (flags.parallel) {
+    const preset = onePreset(flags.preset, "small");
+    const cards = findCards().length;
+    const adapter = cards >= flags.ranks ? "auto" : "software";
+    const placement = await prepareAdapters({ ranks: flags.ranks, adapter });
+    const tokens = flags.rankTokens ??
+      (adapter === "auto" ? resolvePretrain({ preset }, []).microBatch : 512);
+    const repeat = flags.repeat ?? 5, output = process.stderr;
+    const report = await benchParallel({ preset, tokens, repeat, placement, output });
+    await write(report);
+    console.log(parallelTable(report));
+  } else {
+    await ensureAdapter();
+    await Deno.permissions.revoke({ name: "run" });
+    const device = await openDevice({ deviceClass: flags.tiles });
+    const job = benchJob(device, flags, Deno.systemMemoryInfo().available);
+    const report = await bench({ ...job, onProgress: (what) => console.error(`... ${what}`) });
+    await write(report);
+    console.log(tables(report));
+    device.destroy();
+  }
+  console.log(`\nAll numbers: ${flags.out}`);
 });

@@ -8,13 +8,16 @@ import process from "node:process";
 import { openDevice } from "../ops/mod.ts";
 import { UserError } from "../ops/errors.ts";
 import { interruption, main } from "../tasks/cli.ts";
-import { evaluateModel } from "../tasks/evaluate.ts";
+import { evaluateModel, type Evaluation } from "../tasks/evaluate.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluation_report.ts";
 import { help } from "../tasks/help.ts";
 import { resolveModel } from "../tasks/hub.ts";
 import { finetunedRun, loadModel, shortName } from "../tasks/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
+import { DEVICE_OPTIONS, parseDevices } from "../tasks/parallel/device_options.ts";
+import { evaluateByWorkers } from "../tasks/parallel/evaluate_workers.ts";
+import { findCards, placeRanks } from "../tasks/parallel/placement.ts";
 import { ensureAdapter } from "../tasks/setup.ts";
 
 const OPTIONS = describe({
@@ -71,6 +74,7 @@ const OPTIONS = describe({
     unit: "folder...",
     help: "Runs, or folders of results, to put beside this one.",
   },
+  ...DEVICE_OPTIONS,
 });
 
 const PAGE = {
@@ -94,6 +98,10 @@ const PAGE = {
       command: "deno task eval_t0 --run runs/a --compare runs/b",
       does: "differences between two runs, with bootstrap intervals",
     },
+    {
+      command: "deno task eval_t0 --run runs/base-metro --devices all",
+      does: "the prompts split over all GPUs; the same results",
+    },
   ],
 };
 
@@ -101,9 +109,16 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
+  const devices = parseDevices(flags.devices), { adapter } = flags;
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
   }
+  const placement = placeRanks({
+    ranks: devices,
+    adapter,
+    cards: devices !== 1 && adapter === "auto" ? findCards() : [],
+    mode: "workers",
+  });
   const sample = join(import.meta.dirname!, "..", "data");
   const { data = join(sample, "tasks"), templates = join(sample, "templates") } = flags;
   const tasks = flags.tasks ?? [flags.data === undefined ? "all" : "T0-Eval"];
@@ -116,30 +131,35 @@ await main(async () => {
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
   const interrupted = interruption("what is finished is kept");
   await ensureAdapter();
-  // Installing the driver was the only reason to start other programs.
+  // Installing the driver and finding the cards were the only reasons to start other programs.
   await Deno.permissions.revoke({ name: "run" });
-  const device = await openDevice();
-  const { relativeMaxDistance } = flags;
-  const model = { ...await loadModel(device, run, { relativeMaxDistance }), name: chosen };
-  console.error(`${chosen} on ${device.adapterName}`);
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
-  const evaluation = await evaluateModel({
-    model,
-    run,
-    tasks,
-    data,
-    templates,
-    allowMissing,
-    skipBad,
-    out,
-    seed,
-    limit,
-    batches: { batchSize, batchTokens },
-    interrupted,
-    output: process.stderr,
-  });
-  model.destroy();
-  device.destroy();
+  const batches = { batchSize, batchTokens };
+  const job = { run, tasks, data, templates, allowMissing, skipBad, out, seed, limit, batches };
+  const { relativeMaxDistance, timeout } = flags, output = process.stderr;
+  const options = { relativeMaxDistance };
+  const ranks = placement.environment.length;
+  let evaluation: Evaluation;
+  if (ranks === 1 && adapter === "auto") {
+    const device = await openDevice();
+    const model = { ...await loadModel(device, run, options), name: chosen };
+    console.error(`${chosen} on ${device.adapterName}`);
+    evaluation = await evaluateModel({ ...job, model, interrupted, output });
+    model.destroy();
+    device.destroy();
+  } else {
+    console.error(`${chosen} on ${ranks} ${ranks === 1 ? "device" : "devices"}`);
+    for (const note of placement.notes) console.error(note);
+    evaluation = await evaluateByWorkers({
+      job,
+      name: chosen,
+      options,
+      placement: { ...placement, adapter },
+      timeout,
+      interrupted,
+      output,
+    });
+  }
   for (const line of await writeEvaluation(evaluation, { run: chosen, out, compare })) {
     console.log(line);
   }

@@ -5,14 +5,15 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { openDevice } from "../ops/mod.ts";
 import { interruption, main } from "../tasks/cli.ts";
-import { finetune } from "../tasks/finetune.ts";
+import { finetune, finetuningFolder } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/finetune_options.ts";
 import { help } from "../tasks/help.ts";
 import { checkModelFlags } from "../tasks/model_options.ts";
 import { parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
+import { parseDevices } from "../tasks/parallel/device_options.ts";
+import { resumes } from "../tasks/parallel/train_options.ts";
+import { train } from "../tasks/parallel/train_workers.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
 
@@ -45,16 +46,13 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
   checkModelFlags(flags);
-  const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...given } = flags;
+  const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...others } = flags;
+  const { devices = "1", adapter = "auto", retries, requeue = false, ...more } = others;
+  const { timeout = OPTIONS.timeout.default, ...given } = more;
+  const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
-  const finished = await finetune({
-    openDevice: async () => {
-      await ensureAdapter();
-      // Installing the driver was the only reason to start other programs.
-      await Deno.permissions.revoke({ name: "run" });
-      return await openDevice();
-    },
+  const start = {
     run,
     model,
     modelOptions: { relativeMaxDistance },
@@ -63,9 +61,17 @@ await main(async () => {
     given,
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
-    interrupted,
-    output: process.stderr,
-  });
+  };
+  const resumed = { ...start, run: out, model: undefined, out: undefined, resume: true };
+  const job = !resume && await resumes({ resume, requeue }, out) ? resumed : start;
+  const finished = await train({
+    ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
+    module: new URL("../tasks/parallel/finetune_rank.ts", import.meta.url),
+    async again() {
+      const folder = await finetuningFolder(job);
+      return { folder, resumed: { ...resumed, run: folder } };
+    },
+  }, finetune);
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,
   );

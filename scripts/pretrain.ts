@@ -5,14 +5,15 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { openDevice } from "../ops/mod.ts";
 import { interruption, main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { parseFlags, wantsHelp } from "../tasks/options.ts";
+import { parseDevices } from "../tasks/parallel/device_options.ts";
+import { jobName, resumes } from "../tasks/parallel/train_options.ts";
+import { train } from "../tasks/parallel/train_workers.ts";
 import { pretrain } from "../tasks/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/pretrain_options.ts";
 import { newRunFolder } from "../tasks/run_folder.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
 
 const OPTIONS = { ...PRETRAIN_COMMAND, ...PRETRAIN_CONFIG };
 
@@ -32,31 +33,39 @@ const PAGE = {
       does: "the T5 baseline, shorter",
     },
     { command: "deno task pretrain --run runs/tiny-metro --resume", does: "go on after a stop" },
+    { command: "deno task pretrain --preset base --devices all", does: "on all GPUs at once" },
+    {
+      command: "deno task pretrain --devices 2 --adapter software",
+      does: "try several devices out on the CPU",
+    },
   ],
 };
 
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const { run, resume = false, packed, workers = 1, ...given } = parseFlags(OPTIONS, Deno.args);
-  const folder = run ??
-    await newRunFolder("runs", `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`);
+  const flags = parseFlags(OPTIONS, Deno.args);
+  const { run, resume = false, packed, workers = 1, ...others } = flags;
+  const { devices = "1", adapter = "auto", retries, requeue = false, ...more } = others;
+  const { timeout = OPTIONS.timeout.default, ...given } = more;
+  const ranks = parseDevices(devices);
+  const { name, isJob } = jobName(`${given.preset ?? "tiny"}-${given.objective ?? "metro"}`);
+  const known = run ?? (isJob ? join("runs", name) : undefined);
+  const goesOn = await resumes({ resume, requeue }, known);
+  const folder = known ?? await newRunFolder("runs", name);
   const interrupted = interruption("saving a checkpoint");
-  await pretrain({
-    openDevice: async () => {
-      await ensureAdapter();
-      // Installing the driver was the only reason to start other programs.
-      await Deno.permissions.revoke({ name: "run" });
-      return await openDevice();
-    },
+  const job = {
     run: folder,
-    resume,
+    resume: goesOn,
     given,
     sampleCorpus: join(import.meta.dirname!, "..", "data", "corpus"),
     packed,
     workers,
-    interrupted,
-    output: process.stderr,
-  });
+  };
+  await train({
+    ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
+    module: new URL("../tasks/parallel/pretrain_rank.ts", import.meta.url),
+    again: () => Promise.resolve({ folder, resumed: { ...job, resume: true } }),
+  }, pretrain);
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);
   Deno.exit(0);
 });

@@ -5,9 +5,23 @@
  * @module
  */
 import { main } from "../tasks/cli.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
+import { help } from "../tasks/help.ts";
+import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
+import { ensureAdapter, ensureMpi } from "../tasks/setup.ts";
+
+const OPTIONS = describe({
+  tests: { type: "boolean", help: "Also what only the tests need: MPI, if it can be installed." },
+});
+
+const PAGE = {
+  usage: "deno task setup [flags]",
+  intro: "Makes sure that there is a WebGPU adapter; installs the software driver if need be.",
+};
 
 await main(async () => {
+  if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
+  const { tests } = parseFlags(OPTIONS, Deno.args);
   const { info } = await ensureAdapter();
+  if (tests) await ensureMpi();
   console.log(`Ready: ${info.description}`);
 });

@@ -8,7 +8,16 @@
  */
 import { UserError } from "../ops/errors.ts";
 import { key, Random } from "../ops/random.ts";
-import type { PackedPart } from "./packed.ts";
+import type { BlockSource } from "./packed.ts";
+import {
+  ALONE,
+  type Numbered,
+  type RankPlace,
+  rowsOfSlice,
+  type Share,
+  type Slice,
+  slicesOf,
+} from "./parallel/share.ts";
 import { permute } from "./shuffle.ts";
 
 /** The shapes of micro-batches. */
@@ -51,6 +60,14 @@ export interface MicroBatch {
   sequences: [number, number][];
 }
 
+/** A micro-batch, or a slice of its rows. */
+export interface MicroSlice extends MicroBatch {
+  /** Number of the first row in the whole micro-batch. */
+  first: number;
+  /** Rows of the whole micro-batch, used or not. */
+  globalRows: number;
+}
+
 /** A position in the endless order of batches, for a checkpoint. */
 export interface BatcherState {
   /** Epoch of the next batch. */
@@ -90,10 +107,15 @@ const BATCHES = 0x62746368;
  * const batches = [batcher.next(), batcher.next()];
  * assert.deepEqual(batches.map((b) => b.rows * b.length), [8, 8]);
  * assert.deepEqual(batches.flatMap((b) => b.blocks).sort(), [0, 1, 2]);
+ *
+ * // The second of two ranks has the second of an update's two micro-batches.
+ * batcher.restore({ epoch: 0, window: 0, batch: 0 });
+ * const { batches: own } = batcher.share(2, { rank: 1, size: 2 });
+ * assert.deepEqual(own, [{ batch: batches[1], micro: 1, sequence: batches[0].rows }]);
  * ```
  */
 export class Batcher {
-  #part: PackedPart;
+  #part: BlockSource;
   #options: BatcherOptions;
   #state: BatcherState = { epoch: 0, window: 0, batch: 0 };
   #plan: Plan[] | undefined;
@@ -105,21 +127,57 @@ export class Batcher {
    *
    * @throws {UserError} for an empty part, or shapes that do not hold its longest block
    */
-  constructor(part: PackedPart, options: BatcherOptions) {
+  constructor(part: BlockSource, options: BatcherOptions) {
     checkShapes(part, options);
     this.#part = part;
     this.#options = options;
   }
 
-  /** The next micro-batch. */
-  next(): MicroBatch {
-    const state = this.#state;
-    this.#plan ??= this.#planWindow();
-    const batch = fill(this.#part, this.#options, this.#plan[state.batch], state.epoch);
-    this.#padded += batch.tokens.length;
-    this.#real += batch.realTokens;
-    if (++state.batch === this.#plan.length) this.#nextWindow();
+  /**
+   * The next micro-batch, or a slice of it: nothing is read of the other rows but their lengths.
+   *
+   * @param slice the whole micro-batch if absent
+   */
+  next(slice: Pick<Slice, "part" | "parts"> = WHOLE): MicroSlice {
+    const batch = this.#read(slice);
+    this.skip();
     return batch;
+  }
+
+  /**
+   * Leaves a micro-batch to others.
+   *
+   * @returns its rows, used or not, and its tokens that are not padding
+   */
+  skip(): { rows: number; tokens: number } {
+    const { length, realTokens } = this.#current();
+    const rows = rowsOf(this.#options, length);
+    this.#padded += rows * length;
+    this.#real += realTokens;
+    if (++this.#state.batch === this.#plan!.length) this.#nextWindow();
+    return { rows, tokens: realTokens };
+  }
+
+  /**
+   * A rank's share of the next update. The micro-batches are the same for any number of ranks; the rows of
+   * other ranks are not read.
+   *
+   * @param micros micro-batches of the update
+   * @param place the rank; it has all of the update if absent
+   */
+  share(micros: number, { rank, size }: RankPlace = ALONE): Share<MicroSlice> {
+    const slices = slicesOf(micros, rank, size);
+    const share: Share<MicroSlice> = { batches: [], micros, rows: 0, tokens: 0 };
+    for (let micro = 0; micro < micros; micro++) {
+      for (const slice of slices.filter((slice) => slice.micro === micro)) {
+        const batch = this.#read(slice);
+        share.batches.push({ batch, micro, sequence: share.rows + batch.first });
+      }
+      const { rows, tokens } = this.skip();
+      share.rows += rows;
+      share.tokens += tokens;
+    }
+    return share;
   }
 
   /** The position of the next micro-batch; plain data for JSON. */
@@ -140,9 +198,18 @@ export class Batcher {
     }
   }
 
-  /** Padded ids per real id in the batches made so far by this object; 1 is no padding. */
+  /** Padded ids per real id in the micro-batches so far, those of all ranks; 1 is no padding. */
   get paddingOverhead(): number {
     return this.#real === 0 ? 1 : this.#padded / this.#real;
+  }
+
+  #current(): Plan {
+    this.#plan ??= this.#planWindow();
+    return this.#plan[this.#state.batch];
+  }
+
+  #read(slice: Pick<Slice, "part" | "parts">): MicroSlice {
+    return fill(this.#part, this.#options, this.#current(), this.#state.epoch, slice);
   }
 
   #windowSize(): number {
@@ -163,7 +230,7 @@ export class Batcher {
     for (let i = window * size; i < Math.min(count, (window + 1) * size); i++) {
       blocks.push(permute(i, count, order));
     }
-    const plan = planBatches(this.#part, this.#options, blocks);
+    const plan = planBatches(this.#part, this.#options, blocks, epoch);
     return shuffled(plan, new Random(key(seed, BATCHES, epoch, window)));
   }
 
@@ -176,18 +243,37 @@ export class Batcher {
 }
 
 /**
- * Every block of a part once, in a fixed order: for evaluation.
+ * Every block of a part once, in a fixed order, for evaluation: of a group's ranks, each has every size-th
+ * batch, whole. Nothing is read of the others.
  *
- * @returns batches with epoch 0
+ * @param place the rank; all batches if absent
+ * @param tokens no batch begins after so many tokens of all ranks, padding not counted; no end if absent
+ * @returns batches with epoch 0, numbered among those of all ranks
  * @throws {UserError} for an empty part, or shapes that do not hold its longest block
  */
-export function* evaluationBatches(part: PackedPart, shapes: BatchShapes): Generator<MicroBatch> {
+export function* evaluationShare(
+  part: BlockSource,
+  shapes: BatchShapes,
+  { rank, size }: RankPlace = ALONE,
+  tokens = Infinity,
+): Generator<Numbered<MicroBatch>> {
   checkShapes(part, shapes);
+  let micro = 0, sequence = 0, seen = 0;
+  for (const plan of evaluationPlans(part, shapes)) {
+    if (seen >= tokens) return;
+    if (micro % size === rank) yield { batch: fill(part, shapes, plan, 0), micro, sequence };
+    micro++;
+    sequence += rowsOf(shapes, plan.length);
+    seen += plan.realTokens;
+  }
+}
+
+function* evaluationPlans(part: BlockSource, shapes: BatchShapes): Generator<Plan> {
   const window = 4096;
   for (let start = 0; start < part.count; start += window) {
     const size = Math.min(window, part.count - start);
     const blocks = Array.from({ length: size }, (_, i) => start + i);
-    for (const plan of planBatches(part, shapes, blocks)) yield fill(part, shapes, plan, 0);
+    yield* planBatches(part, shapes, blocks, 0);
   }
 }
 
@@ -208,9 +294,12 @@ export function rowsOf(
 interface Plan {
   length: number;
   blocks: number[];
+  realTokens: number;
 }
 
-function checkShapes(part: PackedPart, { lengths, microBatchTokens }: BatchShapes): void {
+const WHOLE = { part: 0, parts: 1 };
+
+function checkShapes(part: BlockSource, { lengths, microBatchTokens }: BatchShapes): void {
   if (part.count === 0) throw new UserError("this part of the corpus is empty: nothing to batch");
   if (!lengths.every((length, i) => Number.isInteger(length) && length > (lengths[i - 1] ?? 0))) {
     throw new UserError(`batch lengths: expected rising whole numbers, got ${lengths.join(", ")}`);
@@ -226,21 +315,29 @@ function checkShapes(part: PackedPart, { lengths, microBatchTokens }: BatchShape
 }
 
 /** Groups blocks by the shortest static length that holds them; what fills no batch moves up. */
-function planBatches(part: PackedPart, shapes: BatchShapes, blocks: number[]): Plan[] {
-  const sized = blocks.map((block) => ({ block, length: part.length(block) }));
+function planBatches(
+  part: BlockSource,
+  shapes: BatchShapes,
+  blocks: number[],
+  epoch: number,
+): Plan[] {
+  const sized = blocks.map((block) => ({ block, length: part.length(block, epoch) }));
   sized.sort((a, b) => a.length - b.length); // stable: equal lengths stay in shuffled order
   const plan: Plan[] = [];
   const longest = shapes.lengths.at(-1)!;
-  let next = 0;
-  let group: number[] = [];
+  let next = 0, first = 0; // the group waiting for a batch is sized[first, next)
   for (const length of shapes.lengths) {
-    while (next < sized.length && sized[next].length <= length) group.push(sized[next++].block);
+    while (next < sized.length && sized[next].length <= length) next++;
     const rows = rowsOf(shapes, length);
-    const end = length === longest ? group.length : group.length - group.length % rows;
-    for (let at = 0; at < end; at += rows) {
-      plan.push({ length, blocks: group.slice(at, Math.min(at + rows, end)) });
+    const end = length === longest ? next : next - (next - first) % rows;
+    for (; first < end; first += rows) {
+      const batch = sized.slice(first, Math.min(first + rows, end));
+      plan.push({
+        length,
+        blocks: batch.map(({ block }) => block),
+        realTokens: batch.reduce((sum, { length }) => sum + length, 0),
+      });
     }
-    group = group.slice(end);
   }
   return plan;
 }
@@ -254,21 +351,24 @@ function shuffled<T>(items: T[], random: Random): T[] {
 }
 
 function fill(
-  part: PackedPart,
+  part: BlockSource,
   shapes: BatchShapes,
-  { length, blocks }: Plan,
+  { length, blocks: all }: Plan,
   epoch: number,
-): MicroBatch {
-  const rows = rowsOf(shapes, length);
+  slice: Pick<Slice, "part" | "parts"> = WHOLE,
+): MicroSlice {
+  const globalRows = rowsOf(shapes, length);
+  const { first, count: rows } = rowsOfSlice(globalRows, slice);
+  const blocks = all.slice(first, first + rows);
   const tokens = new Uint32Array(rows * length).fill(shapes.pad ?? 1);
   const lengths = new Uint32Array(rows);
   let realTokens = 0;
   for (const [row, block] of blocks.entries()) {
-    const ids = part.read(block);
+    const ids = part.read(block, epoch);
     tokens.set(ids, row * length);
     lengths[row] = ids.length;
     realTokens += ids.length;
   }
   const sequences = blocks.map((block): [number, number] => [epoch, block]);
-  return { epoch, length, rows, blocks, tokens, lengths, realTokens, sequences };
+  return { epoch, length, rows, blocks, tokens, lengths, realTokens, sequences, first, globalRows };
 }

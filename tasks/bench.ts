@@ -44,6 +44,20 @@ export const BENCH_OPTIONS = describe({
     choices: ["software", "gpu"],
     help: "Family of kernels to measure instead of the adapter's own.",
   },
+  parallel: {
+    type: "boolean",
+    default: false,
+    help:
+      "Instead of all that: updates of one preset (small if not given) by several ranks, with and " +
+      "without the exchange of gradients and weights, alternately.",
+  },
+  ranks: { type: "integer", min: 2, max: 64, default: 2, help: "Ranks, with --parallel." },
+  rankTokens: {
+    type: "integer",
+    min: 8,
+    unit: "tokens",
+    help: "Tokens of a rank in an update, with --parallel. Default: 512, or the preset's on a GPU.",
+  },
   out: { type: "path", unit: "file", default: "bench.json", help: "JSON file to write." },
 });
 

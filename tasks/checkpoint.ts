@@ -16,12 +16,14 @@
  * those not yet moved in `checkpoint.next/`, the others in the run folder. Readers therefore look in
  * `checkpoint.next/` first (and need no permission to write); the next save finishes the moving.
  *
+ * With several ranks, every rank writes its own files in step 1, and rank 0 does the rest, between
+ * barriers: it renames when all have written and flushed, and all go on when the files are in place.
+ *
  * Each tensor's CRC-32 stands in the file's metadata and is checked when the tensor is read.
  *
  * @module
  */
-import { constants } from "node:fs";
-import { access, type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
 import {
@@ -33,6 +35,7 @@ import {
   type TensorSpec,
 } from "../models/safetensors.ts";
 import { UserError } from "../ops/errors.ts";
+import { alone, type Communicator } from "./parallel/communicator.ts";
 
 const STAGED = "checkpoint.tmp";
 const COMMITTED = "checkpoint.next";
@@ -40,8 +43,16 @@ const COMMITTED = "checkpoint.next";
 /** Larger reads and writes do not fit the system calls' 32-bit counts. */
 const PIECE = 1 << 26;
 
+/** Bytes that may wait for the disk, or the flush at the end would take long without a sign of life. */
+const UNFLUSHED = 1 << 30;
+
+/** Ranks write for different lengths of time, and a disk may be slow. */
+const PATIENT = { patient: true };
+
 /** A tensor file that is open for reading. */
 export interface Tensors {
+  /** Where it is, for messages. */
+  readonly path: string;
   /** The tensors' names, in the order of the file: the fastest order to read them in. */
   readonly names: readonly string[];
   /** Free text by key, as it was given to {@link writeTensors}. */
@@ -81,8 +92,8 @@ export async function writeFile(path: string, contents: string | Uint8Array): Pr
  * Writes a safetensors file of 32-bit floats, one tensor after the other, so that only one of them
  * need be in memory. Whole or not at all, like {@link writeFile}.
  *
- * @param specs names and shapes, in any order
- * @param produce the values of a tensor; called once for each, in the order of the file
+ * @param specs names and shapes, in any order; the file's order does not depend on it
+ * @param produce the values of a tensor; called once for each, in the order of `specs`
  * @param metadata free text by key ("crc32" is taken)
  * @throws {UserError} the disk is full or the folder cannot be written to; the old file is intact
  * @throws {Error} `produce` gave a wrong number of values
@@ -115,18 +126,28 @@ export async function writeTensors(
 
   await replaceFile(path, async (file) => {
     await writeAll(file, bytes, 0);
-    const sums: string[] = [];
-    for (const [name, entry] of tensors) {
+    const sums = new Map<string, string>();
+    let unflushed = 0;
+    for (const { name } of specs) {
+      const entry = tensors.get(name)!;
       const { buffer, byteOffset, byteLength } = await produce(name);
       if (byteLength !== entry.bytes) {
         const got = `${byteLength / 4} values for shape [${entry.shape}]`;
         throw new Error(`writing tensor ${name}: got ${got}`);
       }
       const values = new Uint8Array(buffer, byteOffset, byteLength);
-      sums.push(crc32(values).toString(16).padStart(8, "0"));
+      sums.set(name, crc32(values).toString(16).padStart(8, "0"));
       await writeAll(file, values, entry.offset);
+      unflushed += byteLength;
+      if (unflushed < UNFLUSHED) continue;
+      await file.datasync();
+      unflushed = 0;
     }
-    await writeAll(file, headerWith(sums).bytes, 0);
+    await writeAll(
+      file,
+      headerWith(Array.from(tensors.keys(), (name) => sums.get(name)!)).bytes,
+      0,
+    );
   });
 }
 
@@ -160,11 +181,23 @@ export async function openTensors(path: string): Promise<Tensors> {
   }
 }
 
+/** Settings of {@link saveCheckpoint}. */
+export interface SaveOptions {
+  /** The ranks that save together; by default this one alone. */
+  group?: Communicator;
+  /**
+   * Names of files that belonged to earlier checkpoints: those in the folder that are not among the files
+   * of this one are removed after its commit.
+   */
+  stale?(name: string): boolean;
+}
+
 /**
  * Saves files that belong together, all or none: see the protocol at the top of this file.
  *
  * @param folder the run folder; made when absent
- * @param files for each file name, what writes it to the path that it is given
+ * @param files for each file name, what writes it to the path that it is given; undefined where another
+ * rank does
  * @throws {UserError} the disk is full or the folder cannot be written to; the previous checkpoint
  * is intact
  *
@@ -188,27 +221,85 @@ export async function openTensors(path: string): Promise<Tensors> {
  */
 export async function saveCheckpoint(
   folder: string,
-  files: Readonly<Record<string, (path: string) => Promise<void>>>,
+  files: Readonly<Record<string, ((path: string) => Promise<void>) | undefined>>,
+  { group = alone(), stale = () => false }: SaveOptions = {},
+): Promise<void> {
+  const first = group.rank === 0;
+  if (first) await onDisk(folder, () => makeStaged(folder));
+  await group.barrier(PATIENT);
+  await writeStaged(folder, files, group);
+  if (first) {
+    await commit(folder, Object.keys(files), group);
+    await onDisk(folder, async () => {
+      await finishCommit(folder);
+      await removeStale(folder, (name) => stale(name) && !Object.hasOwn(files, name));
+    });
+  } else {
+    await group.barrier(PATIENT); // all have written
+  }
+  await group.barrier(PATIENT);
+}
+
+async function makeStaged(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  await finishCommit(folder);
+  await rm(join(folder, STAGED), { recursive: true, force: true });
+  await mkdir(join(folder, STAGED));
+}
+
+/** Step 1 of the protocol, a rank's share. */
+async function writeStaged(
+  folder: string,
+  files: Readonly<Record<string, ((path: string) => Promise<void>) | undefined>>,
+  group: Communicator,
 ): Promise<void> {
   const staged = join(folder, STAGED);
-  await onDisk(folder, async () => {
-    await mkdir(folder, { recursive: true });
-    await finishCommit(folder);
-    await rm(staged, { recursive: true, force: true });
-    await mkdir(staged);
-  });
   try {
-    for (const [name, write] of Object.entries(files)) await write(join(staged, name));
+    if (group.rank > 0) await expectShared(staged, "the folder that rank 0 has just made");
+    for (const [name, write] of Object.entries(files)) await write?.(join(staged, name));
+  } catch (error) {
+    // What cannot be removed is removed by the next save; the first error matters. Other ranks may still be
+    // writing: their files stay, or they would fail too.
+    const own = Object.keys(files).filter((name) => files[name]);
+    for (const name of own) await rm(join(staged, name), { force: true }).catch(() => {});
+    if (group.size === 1) await rmdir(staged).catch(() => {});
+    throw error;
+  }
+}
+
+/** Step 2 of the protocol, when all ranks have done step 1. */
+async function commit(folder: string, names: readonly string[], group: Communicator) {
+  const staged = join(folder, STAGED);
+  try {
+    await group.barrier(PATIENT);
+    for (const name of names) {
+      await expectShared(join(staged, name), "what a rank has just written");
+    }
     await onDisk(folder, async () => {
       await flushFolder(staged);
       await rename(staged, join(folder, COMMITTED));
       await flushFolder(folder);
     });
   } catch (error) {
+    // All wait for this commit, or the job ends: nobody's writing is disturbed.
     await rm(staged, { recursive: true, force: true }).catch(() => {}); // the first error matters
     throw error;
   }
-  await onDisk(folder, () => finishCommit(folder));
+}
+
+/** Looked up by name: a listing of a folder on a network may be older than what others wrote there. */
+async function expectShared(path: string, what: string): Promise<void> {
+  await stat(path).catch((error) => {
+    if (error.code !== "ENOENT") throw fileError(error, "reading", path);
+    throw new UserError(
+      `${path}: expected ${what}, found nothing; put the run on a file system that all machines share`,
+    );
+  });
+}
+
+async function removeStale(folder: string, stale: (name: string) => boolean): Promise<void> {
+  const names = (await readdir(folder)).filter(stale);
+  for (const name of names) await rm(join(folder, name), { force: true });
 }
 
 /**
@@ -225,7 +316,8 @@ export async function saveCheckpoint(
  */
 export async function checkpointFile(folder: string, name: string): Promise<string> {
   const committed = join(folder, COMMITTED, name);
-  return await access(committed, constants.R_OK).then(() => committed, () => join(folder, name));
+  // Not access(), for which Deno wants to know the user's number.
+  return await stat(committed).then(() => committed, () => join(folder, name));
 }
 
 /**
@@ -272,7 +364,7 @@ async function finishCommit(folder: string): Promise<void> {
   if (!names) return;
   for (const name of names) await rename(join(committed, name), join(folder, name));
   await flushFolder(folder);
-  await rm(committed, { recursive: true });
+  await rmdir(committed); // and nothing with it, should the listing have been incomplete
 }
 
 async function replaceFile(
@@ -341,6 +433,7 @@ function tensorsOf(path: string, file: FileHandle, { tensors, metadata: all }: H
     return entry;
   };
   return {
+    path,
     names,
     metadata,
     shape: (name) => entryOf(name).shape,

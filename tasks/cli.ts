@@ -32,10 +32,20 @@ export async function main(run: () => Promise<void>): Promise<void> {
 }
 
 /**
- * From now on, Ctrl-C (or SIGTERM) asks the job to stop where it can do so in good order, and says
- * so; a second one ends the process at once.
+ * What {@link interruption} listens to. Schedulers send SIGTERM, or what they are told to, before they kill;
+ * Open MPI's launcher passes SIGUSR2 on without killing. (SIGUSR1 makes Deno open its inspector.)
+ */
+const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
+  ? ["SIGINT"]
+  : ["SIGINT", "SIGTERM", "SIGUSR2"];
+
+/**
+ * From now on, Ctrl-C (or SIGTERM, or SIGUSR2) asks the job to stop where it can do so in good order, and
+ * says so; a second Ctrl-C ends the process at once.
  *
  * @param closing what the job will do first, for the message: "saving a checkpoint"
+ * @param options `isRank`: of several processes, which a launcher may tell more than once: the signal
+ *   counts once and is not announced
  * @returns a signal that the job looks at between two updates
  *
  * @example
@@ -47,15 +57,20 @@ export async function main(run: () => Promise<void>): Promise<void> {
  * assert.equal(interrupted.aborted, false);
  * ```
  */
-export function interruption(closing: string): AbortSignal {
+export function interruption(
+  closing: string,
+  { isRank = false }: { isRank?: boolean } = {},
+): AbortSignal {
   const controller = new AbortController();
-  const stop = () => {
-    if (controller.signal.aborted) Deno.exit(INTERRUPTED);
-    console.error(`\nStopping: ${closing}. Press Ctrl-C again to quit at once.`);
+  const stop = (signal: Deno.Signal) => {
+    if (controller.signal.aborted) {
+      if (signal === "SIGINT" && !isRank) Deno.exit(INTERRUPTED);
+      return;
+    }
+    if (!isRank) console.error(`\nStopping: ${closing}. Press Ctrl-C again to quit at once.`);
     controller.abort();
   };
-  Deno.addSignalListener("SIGINT", stop);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", stop);
+  for (const signal of SIGNALS) Deno.addSignalListener(signal, () => stop(signal));
   return controller.signal;
 }
 

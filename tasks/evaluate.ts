@@ -17,11 +17,12 @@ import { describePlace, expectFields, hash, type Place } from "./examples.ts";
 import { type LoadedModel } from "./model.ts";
 import { isPrerendered, PRERENDERED } from "./mixture.ts";
 import { nearest } from "./nearest.ts";
+import { alone, type Communicator } from "./parallel/communicator.ts";
 import { evalTemplates, T0_EVAL } from "./prompts/t0.ts";
 import { RenderError, Template } from "./prompts/template.ts";
 import { openTemplates, taskName } from "./prompts/templates.ts";
 import { bestOf, Ranker, type RankerOptions, type RankRequest } from "./rank.ts";
-import { readResult, type TemplateResult, writeResult } from "./results.ts";
+import { finished, type TemplateResult, writeResult } from "./results.ts";
 import {
   adaptRow,
   datasetsIn,
@@ -59,10 +60,15 @@ export interface EvaluateJob {
   /** Examples of each task at most, from the first on; all if absent. */
   limit?: number;
   /** How batches are made. */
-  batches?: RankerOptions;
-  /** Aborted when the user wants the job to stop; what is finished stays. */
-  interrupted?: AbortSignal;
-  /** Where lines for the user go; standard error if absent. */
+  batches?: Omit<RankerOptions, "group">;
+  /**
+   * Ranks that share the batches, each with the model on a device of its own; this one alone if absent. All
+   * of them get the same job and see the same files; rank 0 writes.
+   */
+  group?: Communicator;
+  /** Aborted when the user wants the job to stop; what is finished stays. One rank's word is enough. */
+  interrupted?: { readonly aborted: boolean };
+  /** Where rank 0's lines for the user go; standard error if absent. */
   output?: { write(text: string): unknown };
 }
 
@@ -84,15 +90,15 @@ export interface EvaluationTask {
 
 /** What an evaluation did. */
 export interface Evaluation {
-  /** Results of all tasks that were asked for, finished earlier or now. */
+  /** Results of all tasks that were asked for, finished earlier or now; on rank 0 only. */
   results: TemplateResult[];
   /** Tasks that were left out. */
   missing: string[];
-  /** Programs compiled. */
+  /** Programs compiled, by all ranks together. */
   programs: number;
   /** Padded over real tokens, minus 1; NaN if nothing was run. */
   paddingOverhead: number;
-  /** Share of the time that this thread was busy while it could have been the device's; NaN likewise. */
+  /** Share of the time that threads were busy while it could have been the devices'; NaN likewise. */
   hostShare: number;
   /** The first few unusable rows, in words. */
   bad: string[];
@@ -161,28 +167,35 @@ export async function resolveTasks(
 
 /**
  * Evaluates a model. Each (task, template) is written as soon as it is done, and is not run again by a
- * later call with the same weights, rows and settings.
+ * later call with the same weights, rows and settings. What is written does not depend on the number of
+ * ranks, where all have the same kind of device.
  *
  * @throws {UserError} for missing tasks, and for unusable rows unless they are skipped
  */
 export async function evaluateModel(job: EvaluateJob): Promise<Evaluation> {
-  const { model, out, output = process.stderr } = job;
+  const { model, out, output = process.stderr, group = alone() } = job;
+  const leads = group.rank === 0;
   const { tasks, missing } = await resolveTasks(job);
   const weights = await weightsOf(job.run, model.config);
-  const ranker = new Ranker(model, job.batches);
+  const ranker = new Ranker(model, { ...job.batches, group });
   const results: TemplateResult[] = [], bad: string[] = [];
   let host = 0, total = 0;
   try {
     for (const task of tasks) {
-      const { rows, unreadable } = await rowsOf(job, task, bad);
+      const { rows, unreadable } = await group.patiently(
+        `reading ${task.column}`,
+        () => rowsOf(job, task, bad),
+      );
       for (const template of task.templates) {
-        if (job.interrupted?.aborted) return await finish();
+        group.alive(`${task.column}, template '${template.name}'`);
         const name = taskName(nameOf(task), template.name);
         const settings = settingsOf(job, task, template, rows, weights);
-        const earlier = await readResult(out, name);
-        if (earlier && earlier.settings === settings) {
-          results.push(earlier);
-          output.write(`${task.column}  ${percent(earlier)}  ${template.name}  (done before)\n`);
+        const earlier = leads ? await finished(out, name, { settings }) : undefined;
+        const stop = job.interrupted?.aborted ?? false;
+        const [stopped, done] = await sums(group, [Number(stop), earlier ? 1 : 0]);
+        if (stopped > 0) return await finish();
+        if (done > 0) {
+          if (earlier) keep(earlier, task, "  (done before)");
           continue;
         }
         const begun = performance.now();
@@ -193,11 +206,11 @@ export async function evaluateModel(job: EvaluateJob): Promise<Evaluation> {
         const scores = await ranker.scores(prepared.requests);
         host += ranker.statistics.hostMilliseconds - busy;
         total += performance.now() - begun;
+        if (!leads) continue;
         const result = resultOf(job, task, template, prepared, scores, settings);
         await mkdir(out, { recursive: true });
         await writeResult(out, name, result);
-        results.push(result);
-        output.write(`${task.column}  ${percent(result)}  ${template.name}\n`);
+        keep(result, task);
       }
     }
     return await finish();
@@ -205,11 +218,25 @@ export async function evaluateModel(job: EvaluateJob): Promise<Evaluation> {
     ranker.destroy();
   }
 
-  function finish(): Promise<Evaluation> {
-    const { programs, tokens, paddedTokens } = ranker.statistics;
-    const paddingOverhead = paddedTokens / tokens - 1, hostShare = host / total;
-    return Promise.resolve({ results, missing, programs, paddingOverhead, hostShare, bad });
+  function keep(result: TemplateResult, task: EvaluationTask, note = ""): void {
+    results.push(result);
+    output.write(`${task.column}  ${percent(result)}  ${result.template_name}${note}\n`);
   }
+
+  async function finish(): Promise<Evaluation> {
+    const { statistics } = ranker;
+    const own = [statistics.programs, statistics.tokens, statistics.paddedTokens, host, total];
+    const [programs, tokens, paddedTokens, busy, all] = await sums(group, own);
+    const paddingOverhead = paddedTokens / tokens - 1, hostShare = busy / all;
+    return { results, missing, programs, paddingOverhead, hostShare, bad };
+  }
+}
+
+/** Sums over the ranks. */
+async function sums(group: Communicator, own: readonly number[]): Promise<Float64Array> {
+  const values = Float64Array.from(own);
+  await group.allReduce(values);
+  return values;
 }
 
 /** The t-zero way to name a task: ANLI's rounds are splits, but count as configs; so do splits by name. */

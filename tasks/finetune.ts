@@ -37,9 +37,10 @@ import {
 } from "./model.ts";
 import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
+import { alone, type Communicator, first } from "./parallel/communicator.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
 import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_folder.ts";
-import { trainLoop } from "./train_loop.ts";
+import { type Interruption, trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 
 /** What {@link finetune} needs besides the config. */
@@ -62,8 +63,10 @@ export interface FinetuneJob {
   sample: { data: string; templates: string };
   /** Threads that render and tokenise. */
   workers: number;
+  /** The ranks that train together, each with its own device; this one alone if absent. */
+  group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: AbortSignal;
+  interrupted?: Interruption;
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }
@@ -82,22 +85,33 @@ export async function finetune(
   job: FinetuneJob,
 ): Promise<{ run: string; metrics: MetricRecord[] }> {
   const output = job.output ?? process.stderr;
-  const say = (text: string) => output.write(text + "\n");
-  const { run, config, model } = await (job.resume ? savedRun(job) : newRun(job));
-  const undo = job.resume ? undefined : await remover(run);
+  const { group = alone() } = job;
+  const leads = group.rank === 0;
+  const say = (text: string) => leads && output.write(text + "\n");
+  /** What leaves files behind, for rank 0 to do and for the others to find. */
+  const firstly = async <T>(doing: string, work: () => Promise<T>) =>
+    await first(group, doing, work) ?? await work();
+  const open = () => job.resume ? savedRun(job) : newRun(job);
+  const { run, config, model } = await firstly("reading the model", open);
+  const undo = job.resume || !leads ? undefined : await remover(run);
   let windows: WindowAhead | undefined, trainer: Trainer | undefined, device: Device | undefined;
   let training = false;
   try {
     const bad: string[] = [];
-    const mixture = await resolveMixture({
-      ...requestOf(config, run),
-      onBad: config.skipBad ? (error) => bad.push(error.message) : undefined,
-    });
+    const resolve = () =>
+      resolveMixture({
+        ...requestOf(config, run),
+        onBad: config.skipBad ? (error) => bad.push(error.message) : undefined,
+      });
+    const mixture = await firstly("reading the rows", resolve);
     config.datasets = [
       ...new Set(mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset])),
     ];
     const record = join(run, "mixture.json");
-    const table = job.resume ? [] : describeMixture(config, mixture, model);
+    const table = job.resume || !leads
+      ? []
+      : await group.patiently("looking at the mixture", () =>
+        Promise.resolve(describeMixture(config, mixture, model)));
     if (!job.resume) say(mixtureLines(mixture, table).join("\n"));
 
     const source = windowSource(config, mixture, model, config.window);
@@ -107,11 +121,14 @@ export async function finetune(
       throw new UserError("no row of the mixture gives an example; see the table for the reasons");
     }
     const shapes = choosePairShapes(first, config);
-    const heldout = await heldoutWindow(config, mixture, run, model);
+    const heldout = await firstly(
+      "reading the held-out rows",
+      async () => await heldoutWindow(config, mixture, run, model) ?? null,
+    );
 
     device = await job.openDevice();
     const objective = seq2seqObjective(config.model, config.labelSmoothing);
-    trainer = new Trainer(device, config.model, objective, config, config.seed);
+    trainer = new Trainer(device, config.model, objective, config, config.seed, group);
     say(
       `${config.from}: ${millions(parameterCount(config.model, objective.parts))} parameters on ` +
         `${device.adapterName}; prompts padded to ${
@@ -119,10 +136,10 @@ export async function finetune(
         } tokens, targets to ` +
         `${shapes.targets.join(", ")}`,
     );
-    if (!job.resume) {
+    if (!job.resume) await readModelWeights(device, model, trainer.parts, trainer.parameters);
+    if (!job.resume && leads) {
       await mkdir(run, { recursive: true });
       await writeFile(join(run, "tokenizer.json"), JSON.stringify(model.tokenizer.json) + "\n");
-      await readModelWeights(device, model, trainer.parts, trainer.parameters);
       await writeJson(record, { ...mixtureRecord(mixture), table });
       await writeJson(join(run, "config.json"), config);
     }
@@ -133,8 +150,9 @@ export async function finetune(
       seed: config.seed,
       datasets: mixture.datasets.length,
       special,
+      place: group,
     });
-    const evaluation = heldout && layOutWindow(heldout, shapes, special);
+    const evaluation = heldout && layOutWindow(heldout, shapes, special, group);
     await trainLoop({
       run,
       resume: job.resume,
@@ -143,12 +161,13 @@ export async function finetune(
       objective,
       device,
       source: batcher,
-      heldout: evaluation && (() => evaluation),
+      heldout: evaluation ? () => evaluation : undefined,
+      group,
       interrupted: job.interrupted,
       output,
     });
     const used = usedTable(mixture, batcher);
-    await writeJson(record, { ...await readJson(record) as object, used });
+    if (leads) await writeJson(record, { ...await readJson(record) as object, used });
     say(
       `${trainer.programCount} programs; padding ` +
         `${(100 * (batcher.paddingOverhead - 1)).toFixed(1)} % over the real tokens`,
@@ -162,7 +181,7 @@ export async function finetune(
     trainer?.destroy();
     device?.destroy();
   }
-  return { run, metrics: await readMetrics(join(run, "metrics.jsonl")) };
+  return { run, metrics: leads ? await readMetrics(join(run, "metrics.jsonl")) : [] };
 }
 
 // ---- Config and folder ----
@@ -173,7 +192,7 @@ interface Prepared {
   model: RunModel;
 }
 
-async function newRun(job: FinetuneJob): Promise<Prepared> {
+async function newRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared> {
   const { given, sample } = job;
   const from = fromOf(job);
   const model =
@@ -187,7 +206,7 @@ async function newRun(job: FinetuneJob): Promise<Prepared> {
   return { run, config, model };
 }
 
-function fromOf({ run, model }: FinetuneJob): string {
+function fromOf({ run, model }: Pick<FinetuneJob, "run" | "model">): string {
   const from = run ?? model;
   if (from === undefined) throw new UserError("expected a run or a model to start from, got none");
   return from;
@@ -210,8 +229,19 @@ function nameOf({ mixture }: FinetuneConfig): string {
   return names.length > 3 ? `${names.length}-datasets` : names.join("+");
 }
 
+/**
+ * The folder of the finetuning run that a job makes or goes on with.
+ *
+ * @throws {UserError} if the model or the run cannot be read
+ */
+export async function finetuningFolder(
+  job: Omit<FinetuneJob, "openDevice">,
+): Promise<string> {
+  return (await (job.resume ? savedRun(job) : newRun(job))).run;
+}
+
 /** The config of the run folder, which flags may repeat but not change. */
-async function savedRun(job: FinetuneJob): Promise<Prepared> {
+async function savedRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared> {
   if (job.model !== undefined) {
     throw new UserError(
       "--resume: goes on with a finetuning run: give it as --run, without --model",

@@ -8,6 +8,7 @@
 import { type ModelConfig, type OptimisationConfig, preset } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
 import { describe, flagName, type Option } from "./options.ts";
+import { TRAIN_DEVICE_OPTIONS } from "./parallel/train_options.ts";
 import { PRETRAIN_CONFIG } from "./pretrain_options.ts";
 import type { FinetunedModel, RunModel } from "./model.ts";
 import { MODEL_FLAGS } from "./model_options.ts";
@@ -132,6 +133,7 @@ export const FINETUNE_COMMAND = describe({
     help: "Threads that render and tokenise ahead.",
     group: DATA,
   },
+  ...TRAIN_DEVICE_OPTIONS,
 });
 
 /** What the user can set about a finetuning run. */

@@ -68,6 +68,7 @@ function placeholder(option: Option): string {
     return all.length <= 16 ? all : "NAME";
   }
   if (option.type === "paths") return "PATH...";
+  if (option.type === "numbers") return "NUMBER...";
   return option.type.toUpperCase();
 }
 
@@ -92,7 +93,8 @@ function helpRow(head: string, text: string, column: number, width: number): str
   return joined.join("\n");
 }
 
-function wrap(text: string, width: number): string[] {
+/** Words in lines of at most so many columns. */
+export function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   for (const word of text.split(/\s+/)) {
     const last = lines.at(-1);

@@ -58,6 +58,8 @@ export interface Objective {
   parts: readonly Part[];
   /** Names of the sums, in the order of {@link TrainingGraph.sums}. */
   sums: readonly string[];
+  /** Names of the counts of a micro-batch. */
+  counts: readonly string[];
   /** The graph for micro-batches of a shape; `train: false` switches dropout off. */
   build(parameters: Parameters, shape: BatchShape, train: boolean): TrainingGraph;
   /** Scalar inputs of a micro-batch, from its counts and those of the whole update. */
@@ -89,6 +91,7 @@ export function metroObjective(
   return {
     parts: PARTS,
     sums: METRO_SUMS,
+    counts: ["selected", "tokens"],
     build: (parameters, { rows, length }, train) =>
       metro(parameters, model, config, metroInputs(config, rows, length, options), { train }),
     prepare(batch) {
@@ -128,6 +131,7 @@ export function t5Objective(
 ): PretrainObjective {
   return {
     ...seq2seqObjective(model, labelSmoothing),
+    counts: ["targets", "truncated"],
     build: (parameters, { rows, length }, train) =>
       seq2seq(parameters, model, seq2seqInputs(rows, t5Lengths(length)), {
         train,
@@ -145,6 +149,7 @@ export function seq2seqObjective(model: ModelConfig, labelSmoothing: number): Ob
   return {
     parts: ["main"],
     sums: ["clmNll", "clmLoss", "clmCorrect", "clmTokens"],
+    counts: ["targets", "examples"],
     build: (parameters, { rows, length, target = length }, train) =>
       seq2seq(parameters, model, seq2seqInputs(rows, { source: length, target }), {
         train,

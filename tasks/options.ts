@@ -34,12 +34,8 @@ export interface OptionText {
   unit?: string;
 }
 
-/** A number, with its bounds: `min` and `max` are allowed values, `above` and `below` are not. */
-export interface NumberOption extends OptionText {
-  /** `integer` takes whole numbers only. */
-  type: "integer" | "number";
-  /** The value when nothing is given. */
-  default?: number;
+/** Bounds of a number: `min` and `max` are allowed values, `above` and `below` are not. */
+export interface Bounds {
   /** The smallest allowed value. */
   min?: number;
   /** The largest allowed value. */
@@ -48,6 +44,22 @@ export interface NumberOption extends OptionText {
   above?: number;
   /** Values must be less than this. */
   below?: number;
+}
+
+/** A number, with its bounds. */
+export interface NumberOption extends OptionText, Bounds {
+  /** `integer` takes whole numbers only. */
+  type: "integer" | "number";
+  /** The value when nothing is given. */
+  default?: number;
+}
+
+/** A list of numbers, each within the bounds: `--text-weights 3 1`, or the flag several times. */
+export interface NumbersOption extends OptionText, Bounds {
+  /** At least one number. */
+  type: "numbers";
+  /** The value when nothing is given. */
+  default?: readonly number[];
 }
 
 /** A word or sentence (`string`), or the name of a file or folder (`path`). Never empty. */
@@ -87,13 +99,20 @@ export interface ChoiceOption extends OptionText {
 }
 
 /** The description of one option. */
-export type Option = NumberOption | TextOption | PathsOption | BooleanOption | ChoiceOption;
+export type Option =
+  | NumberOption
+  | NumbersOption
+  | TextOption
+  | PathsOption
+  | BooleanOption
+  | ChoiceOption;
 
 /** Descriptions by config key, in camelCase. */
 export type Options = Readonly<Record<string, Option>>;
 
 /** The type of one option's value. */
 export type Value<O extends Option> = O extends NumberOption ? number
+  : O extends NumbersOption ? readonly number[]
   : O extends PathsOption ? readonly string[]
   : O extends BooleanOption ? boolean
   : O extends { choices: readonly (infer C)[] } ? C
@@ -202,34 +221,42 @@ export function parseFlags<T extends Options>(options: T, args: readonly string[
 
   const given: Record<string, unknown> = {};
   const positional = Object.keys(options).find((key) => isPositional(options[key]));
-  let openList: string[] | undefined; // `--text a b c`: later words belong to the last list
+  let list: { key: string; typed: string } | undefined; // `--text a b c`: later words belong to it
+  const addToList = (key: string, typed: string, text: string): void => {
+    list = { key, typed };
+    const values = (given[key] ??= []) as unknown[];
+    values.push(fromText(options[key], text));
+    check(options[key], typed, values);
+  };
+  let read = -1; // index of the last word that was read as a whole
   for (const token of tokens) {
-    if (token.kind === "option-terminator") continue;
-    if (token.kind === "positional") {
-      if (!openList && positional) openList = (given[positional] ??= []) as string[];
-      if (!openList) throw unexpectedWord(token.value);
-      openList.push(token.value);
+    if (token.kind === "option-terminator" || token.index === read) continue;
+    const word = token.kind === "positional" ? token.value : args[token.index];
+    const numbers = list !== undefined && options[list.key].type === "numbers";
+    if (token.kind === "positional" || (numbers && isNumber(word))) { // such as -1
+      if (!list && positional) list = { key: positional, typed: flagName(positional) };
+      if (!list) throw unexpectedWord(word);
+      addToList(list.key, list.typed, word);
+      read = token.index;
       continue;
     }
-    openList = undefined;
-    const typed = token.rawName.startsWith("--") ? token.rawName : args[token.index];
+    list = undefined;
+    const typed = token.rawName.startsWith("--") ? token.rawName : word;
     const negated = token.name.startsWith("no-") && !keyOf.has(token.name);
     const key = keyOf.get(negated ? token.name.slice(3) : token.name);
     if (!key || !token.rawName.startsWith("--")) throw unknownFlag(typed, keyOf);
     const option = options[key];
     if (negated && option.type !== "boolean") throw unknownFlag(typed, keyOf);
 
-    if (option.type === "paths") {
-      openList = (given[key] ??= []) as string[];
-      openList.push(textOf(typed, option, token));
-    } else {
-      if (key in given) throw new UserError(`${typed}: given more than once; give it once`);
-      given[key] = option.type === "boolean"
-        ? switchOf(typed, token.value, negated)
-        : fromText(option, textOf(typed, option, token));
+    if (isList(option)) {
+      addToList(key, typed, textOf(typed, option, token));
+      continue;
     }
-    const fault = faultOf(option, given[key]);
-    if (fault) throw new UserError(`${typed}: ${fault}`);
+    if (key in given) throw new UserError(`${typed}: given more than once; give it once`);
+    given[key] = option.type === "boolean"
+      ? switchOf(typed, token.value, negated)
+      : fromText(option, textOf(typed, option, token));
+    check(option, typed, given[key]);
   }
   return given as Given<T>;
 }
@@ -294,6 +321,15 @@ export function flagName(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => "-" + letter.toLowerCase());
 }
 
+function check(option: Option, typed: string, value: unknown): void {
+  const fault = faultOf(option, value);
+  if (fault) throw new UserError(`${typed}: ${fault}`);
+}
+
+function isList(option: Option): boolean {
+  return option.type === "paths" || option.type === "numbers";
+}
+
 function isPositional(option: Option): boolean {
   return option.type === "paths" && option.positional === true;
 }
@@ -314,9 +350,13 @@ function switchOf(typed: string, value: string | undefined, negated: boolean): b
 }
 
 /** Numbers are read from text; what is not a number stays text, for {@link faultOf} to show. */
-function fromText(option: Option, text: string): number | string {
-  if (option.type !== "integer" && option.type !== "number") return text;
-  return /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text) ? Number(text) : text;
+function fromText({ type }: Option, text: string): number | string {
+  const numeric = type === "integer" || type === "number" || type === "numbers";
+  return numeric && isNumber(text) ? Number(text) : text;
+}
+
+function isNumber(text: string): boolean {
+  return /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text);
 }
 
 function unknownFlag(typed: string, keyOf: Map<string, string>): UserError {
@@ -359,8 +399,13 @@ function fits(option: Option, value: unknown): boolean {
       return isText(value);
     case "paths":
       return Array.isArray(value) && value.length > 0 && value.every(isText);
-    default:
-      return typeof value === "number" && inRange(option, value);
+    case "numbers":
+      return Array.isArray(value) && value.length > 0 &&
+        value.every((number) => isInRange(number, option) && Number.isFinite(number));
+    case "integer":
+      return isInRange(value, option) && Number.isSafeInteger(value);
+    case "number":
+      return isInRange(value, option) && Number.isFinite(value);
   }
 }
 
@@ -368,10 +413,10 @@ function isText(value: unknown): boolean {
   return typeof value === "string" && value.trim() !== "" && !value.includes("\0");
 }
 
-function inRange(option: NumberOption, value: number): boolean {
-  const { min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option;
-  const whole = option.type === "number" ? Number.isFinite(value) : Number.isSafeInteger(value);
-  return whole && value >= min && value <= max && value > above && value < below;
+function isInRange(value: unknown, bounds: Bounds): boolean {
+  const { min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = bounds;
+  return typeof value === "number" && value >= min && value <= max && value > above &&
+    value < below;
 }
 
 function expectation(option: Option): string {
@@ -386,12 +431,14 @@ function expectation(option: Option): string {
       return option.unit ? `a ${option.unit}` : "a path";
     case "paths":
       return "one or more paths";
+    case "numbers":
+      return "one or more numbers" + rangeOf(option);
     default:
       return (option.type === "integer" ? "an integer" : "a number") + rangeOf(option);
   }
 }
 
-function rangeOf({ min, max, above, below }: NumberOption): string {
+function rangeOf({ min, max, above, below }: Bounds): string {
   if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
   const bounds = [
     min !== undefined && `of at least ${min}`,

@@ -98,8 +98,27 @@ export function readManifest(dir: string): PackedManifest {
   );
 }
 
-/** Random access to the blocks of one part. Nothing but a few pages of the index is in memory. */
-export interface PackedPart {
+/** Random access to blocks of ids: one part of a packed corpus, or a mix of several corpora. */
+export interface BlockSource {
+  /** Number of blocks in an epoch. */
+  count: number;
+  /** Ids in all blocks, where that is known without looking. */
+  tokens?: number;
+  /** Ids in the longest block. */
+  maxLength: number;
+  /** Ids in block `i` of an epoch. A mix may use other blocks in every epoch. */
+  length(i: number, epoch: number): number;
+  /** The ids of block `i` of an epoch, `<s>` first. */
+  read(i: number, epoch: number): Uint32Array;
+  /** Closes the files. */
+  close(): void;
+}
+
+/**
+ * Random access to the blocks of one part, the same in every epoch. Nothing but a few pages of the index is
+ * in memory.
+ */
+export interface PackedPart extends BlockSource {
   /** Number of blocks. */
   count: number;
   /** Ids in all blocks. */

@@ -10,6 +10,7 @@ import { key, Random } from "../ops/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "./example_windows.ts";
 import { chooseLengths, fittingLength } from "./lengths.ts";
 import type { BatchShape, PreparedBatch } from "./objective.ts";
+import { ALONE, type Numbered, type RankPlace, rowsOfSlice, type Share } from "./parallel/share.ts";
 import type { BatchSource } from "./train_loop.ts";
 
 /** The static shapes of pairs: every combination of a source and a target length. */
@@ -96,6 +97,25 @@ function starts(lengths: Uint32Array): Float64Array {
   return result;
 }
 
+/** Positions of a plan, and how many of them are real. */
+function sizeOf(
+  { sourceLengths, targetLengths }: ExampleWindow,
+  { shape: { rows, length, target }, examples }: PairPlan,
+): { padded: number; real: number } {
+  const real = examples.reduce((sum, i) => sum + sourceLengths[i] + targetLengths[i], 0);
+  return { padded: rows * (length + target), real };
+}
+
+/** A slice of a plan's rows. Slices of one shape are of one shape, too. */
+function sliced({ shape, examples }: PairPlan, part: number, parts: number) {
+  const { first, count } = rowsOfSlice(shape.rows, { part, parts });
+  const plan: PairPlan = {
+    shape: { ...shape, rows: count },
+    examples: examples.slice(first, first + count),
+  };
+  return { first, plan };
+}
+
 /** Lays examples out for `seq2seq`: padded on the right, the decoder's input one behind the targets. */
 function layOut(
   window: ExampleWindow,
@@ -123,17 +143,29 @@ function layOut(
 }
 
 /**
- * All examples of a window as micro-batches, for evaluation.
+ * All examples of a window as micro-batches, for evaluation: of a group's ranks, each has every size-th
+ * one, whole.
  *
  * @param special ids of the model
+ * @param place the rank; all micro-batches if absent
+ * @returns micro-batches, numbered among those of all ranks
  */
 export function layOutWindow(
   window: ExampleWindow,
   shapes: PairShapes,
   special: SpecialIds,
-): PreparedBatch[] {
+  { rank, size }: RankPlace = ALONE,
+): Numbered<PreparedBatch>[] {
   const at = offsetsOf(window);
-  return planPairs(window, shapes).map((plan) => layOut(window, at, plan, special));
+  const share: Numbered<PreparedBatch>[] = [];
+  let sequence = 0;
+  for (const [micro, plan] of planPairs(window, shapes).entries()) {
+    if (micro % size === rank) {
+      share.push({ batch: layOut(window, at, plan, special), micro, sequence });
+    }
+    sequence += plan.shape.rows;
+  }
+  return share;
 }
 
 /** Where a {@link PairBatcher} is. */
@@ -156,22 +188,28 @@ export interface PairBatcherOptions {
   datasets: number;
   /** Ids of the model. */
   special: SpecialIds;
+  /** The rank whose share of the updates is wanted; all of them if absent. */
+  place?: RankPlace;
 }
+
+/** Windows in their order; {@link WindowAhead} makes them. */
+export type WindowStream = Pick<WindowAhead, "windows" | "get">;
 
 /**
  * The endless sequence of updates: micro-batches of a window in random order, as many as hold the wanted
  * number of examples.
  */
 export class PairBatcher implements BatchSource {
-  /** Padded positions, sources and targets, over real ones in all batches so far by this object. */
+  /** Padded positions, sources and targets, over real ones in all updates so far, those of all ranks. */
   paddingOverhead = 1;
   /** The first few unusable rows that were skipped, in words. */
   readonly bad: string[] = [];
-  readonly #windows: WindowAhead;
+  readonly #windows: WindowStream;
   readonly #shapes: PairShapes;
   readonly #batchSize: number;
   readonly #seed: number;
   readonly #special: SpecialIds;
+  readonly #place: RankPlace;
   #state: PairState;
   #current: { window: ExampleWindow; at: Offsets; plans: PairPlan[] } | undefined;
   #padded = 0;
@@ -179,15 +217,16 @@ export class PairBatcher implements BatchSource {
 
   /** Starts at the beginning of epoch 0. */
   constructor(
-    windows: WindowAhead,
+    windows: WindowStream,
     shapes: PairShapes,
-    { batchSize, seed, datasets, special }: PairBatcherOptions,
+    { batchSize, seed, datasets, special, place = ALONE }: PairBatcherOptions,
   ) {
     this.#windows = windows;
     this.#shapes = shapes;
     this.#batchSize = batchSize;
     this.#seed = seed;
     this.#special = special;
+    this.#place = place;
     const counts = new Array<number>(datasets * COUNTS.length).fill(0);
     this.#state = { epoch: 0, window: 0, batch: 0, counts };
   }
@@ -207,21 +246,35 @@ export class PairBatcher implements BatchSource {
     >;
   }
 
-  async next(): Promise<PreparedBatch[]> {
-    const batches: PreparedBatch[] = [];
+  /**
+   * The next update. Its micro-batches are the same for any number of ranks, and every rank has a slice of
+   * the rows of each: since their number varies, dealing out whole ones would need other programs for every
+   * number.
+   *
+   * @throws {UserError} for an unusable row, unless they are skipped
+   */
+  async next(): Promise<Share<PreparedBatch>> {
+    const { rank, size } = this.#place;
+    const share: Share<PreparedBatch> = { batches: [], micros: 0, rows: 0, tokens: 0 };
     for (let examples = 0; examples < this.#batchSize;) {
       const { window, at, plans } = this.#current ??= await this.#open(true);
-      if (plans.length > 0) {
-        const batch = layOut(window, at, plans[this.#state.batch], this.#special);
-        examples += batch.counts.examples;
-        this.#padded += batch.inputs.source.length + batch.inputs.targets.length;
-        this.#real += batch.tokens;
-        batches.push(batch);
+      const plan = plans[this.#state.batch];
+      if (plan) {
+        const { first, plan: own } = sliced(plan, rank, size);
+        const batch = layOut(window, at, own, this.#special);
+        share.batches.push({ batch, micro: share.micros, sequence: share.rows + first });
+        const { padded, real } = sizeOf(window, plan);
+        examples += plan.examples.length;
+        share.micros++;
+        share.rows += plan.shape.rows;
+        share.tokens += real;
+        this.#padded += padded;
+        this.#real += real;
       }
       if (++this.#state.batch >= plans.length) this.#nextWindow();
     }
     this.paddingOverhead = this.#padded / this.#real;
-    return batches;
+    return share;
   }
 
   state(): unknown {

@@ -18,7 +18,7 @@ import {
   Batcher,
   type BatcherState,
   type BatchShapes,
-  evaluationBatches,
+  evaluationShare,
   rowsOf,
 } from "./batches.ts";
 import { writeFile } from "./checkpoint.ts";
@@ -32,7 +32,10 @@ import {
 } from "./objective.ts";
 import { validate } from "./options.ts";
 import { isFresh, packCorpus } from "./pack.ts";
-import { openPacked, type PackedPart } from "./packed.ts";
+import { describeMix, mixCorpora, mixedHeldout } from "./mixed_corpus.ts";
+import { type BlockSource, openPacked, type PartName, readManifest } from "./packed.ts";
+import { alone, type Communicator, first } from "./parallel/communicator.ts";
+import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
 import {
   type GivenPretrain,
   modelConfig,
@@ -45,7 +48,7 @@ import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_fol
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train.ts";
 import { trainUnigram } from "./tokenizer/unigram_train.ts";
-import { type BatchSource, trainLoop } from "./train_loop.ts";
+import { type BatchSource, type Interruption, trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
@@ -71,8 +74,10 @@ export interface PretrainJob {
   packed?: string;
   /** Threads that encode text. */
   workers: number;
+  /** The ranks that train together, each with its own device; this one alone if absent. */
+  group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: AbortSignal;
+  interrupted?: Interruption;
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }
@@ -85,39 +90,60 @@ export interface PretrainJob {
  */
 export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const output = job.output ?? process.stderr;
-  const say = (text: string) => output.write(text + "\n");
-  const config = await (job.resume ? savedConfig(job) : newConfig(job));
+  const { group = alone() } = job;
+  const leads = group.rank === 0;
+  const say = (text: string) => leads && output.write(text + "\n");
+  const config = job.resume
+    ? await savedConfig(job)
+    : resolvePretrain(job.given, [job.sampleCorpus]);
+  const parts = partsOf(microBatches(config), group.size);
+  if (parts > 1 && config.divideByMeanWeight) {
+    throw new UserError(
+      `--divide-by-mean-weight: the mean is that of a micro-batch, of which ${group.size} devices ` +
+        `would have to cut each of ${
+          microBatches(config)
+        }; choose --batch-tokens and --micro-batch ` +
+        `so that their number is a multiple of ${group.size}`,
+    );
+  }
   const isNew = !job.resume;
-  const undo = isNew && !await exists(job.run)
+  const undo = leads && isNew && !await exists(job.run)
     ? () => rm(job.run, { recursive: true, force: true })
     : undefined;
-  let trainer: Trainer | undefined, train: PackedPart | undefined, heldout: PackedPart | undefined;
+  let trainer: Trainer | undefined, train: BlockSource | undefined;
+  let heldout: BlockSource | undefined;
   let device: Device | undefined;
   let training = false;
   try {
-    const tokenizer = await prepareTokenizer(job, config, say);
-    const corpus = await prepareCorpus(job, config, tokenizer, say);
-    train = openPacked(corpus, "train");
-    heldout = config.heldOut > 0 ? openPacked(corpus, "heldout") : undefined;
+    await first(group, "preparing the text", () => prepare(job, config, say));
+    const tokenizer = loadTokenizer(tokenizerFile(job));
+    train = openCorpora(job, config, "train");
+    heldout = config.heldOut > 0 ? openCorpora(job, config, "heldout") : undefined;
 
     device = await job.openDevice();
     const model = modelConfig(config, tokenizer.rows, tokenizer.sentinels);
     const objective = config.objective === "metro"
       ? metroObjective(model, objectiveConfig(config), config.seed)
       : t5Objective(model, config.seed, config.labelSmoothing);
-    trainer = new Trainer(device, model, objective, config, config.seed);
+    trainer = new Trainer(device, model, objective, config, config.seed, group);
     say(
       `${config.preset}: ${millions(parameterCount(model, objective.parts))} parameters ` +
         `(${millions(parameterCount(model, ["main"]))} in the main model) on ${device.adapterName}`,
     );
     const shapes = batchShapes(config, train);
     for (const length of shapes.lengths) {
-      trainer.prepareShape({ rows: rowsOf(shapes, length), length });
+      group.alive("compiling");
+      const rows = rowsOf(shapes, length);
+      const { count } = rowsOfSlice(rows, { part: 0, parts });
+      trainer.prepareShape({ rows: count, length }, "train");
+      trainer.prepareShape({ rows, length }, "heldout");
     }
 
     if (isNew) {
       trainer.initialize(initialValues(model, config, train));
-      await writeFile(join(job.run, "config.json"), JSON.stringify(config, null, 2) + "\n");
+      if (leads) {
+        await writeFile(join(job.run, "config.json"), JSON.stringify(config, null, 2) + "\n");
+      }
     }
     training = true;
     const kept = heldout;
@@ -128,11 +154,12 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
       trainer,
       objective,
       device,
-      source: textSource(train, config, objective, shapes),
-      heldout: kept && (() => heldoutBatches(kept, config, objective, shapes)),
+      source: textSource(train, config, objective, shapes, group),
+      heldout: kept && (() => heldoutBatches(kept, config, objective, shapes, group)),
       constants: kept && config.objective === "metro"
         ? { baselineAccuracy: mostFrequentShare(train, kept) }
         : {},
+      group,
       interrupted: job.interrupted,
       output,
     });
@@ -145,18 +172,10 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
     train?.close();
     heldout?.close();
   }
-  return await readMetrics(join(job.run, "metrics.jsonl"));
+  return leads ? await readMetrics(join(job.run, "metrics.jsonl")) : [];
 }
 
 // ---- Config and folder ----
-
-async function newConfig({ given, sampleCorpus, run }: PretrainJob): Promise<PretrainConfig> {
-  const config = resolvePretrain(given, [sampleCorpus]);
-  await expectNoRun(run);
-  // Looks at the text before anything is made.
-  listCorpus([...config.text]);
-  return config;
-}
 
 /** The config of the run folder, which flags may repeat but not change. */
 async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig> {
@@ -169,12 +188,31 @@ async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig>
 
 // ---- Data ----
 
+/** What is done once for all ranks: the tokenizer and the packed corpus, in files. */
+async function prepare(
+  job: PretrainJob,
+  config: PretrainConfig,
+  say: (text: string) => void,
+): Promise<void> {
+  if (!job.resume) {
+    await expectNoRun(job.run);
+    // Looks at the text before anything is made.
+    listCorpus([...config.text]);
+  }
+  const tokenizer = await prepareTokenizer(job, config, say);
+  await prepareCorpora(job, config, tokenizer, say);
+}
+
+function tokenizerFile({ run }: PretrainJob): string {
+  return join(run, "tokenizer.json");
+}
+
 async function prepareTokenizer(
   job: PretrainJob,
   config: PretrainConfig,
   say: (text: string) => void,
 ): Promise<Tokenizer> {
-  const path = join(job.run, "tokenizer.json");
+  const path = tokenizerFile(job);
   if (job.resume) return loadTokenizer(path);
   const { vocabSize, lowercase, sequenceLength: sentinels, text } = config;
   const train = TRAINERS.get(config.tokenizer);
@@ -195,74 +233,104 @@ async function prepareTokenizer(
   return tokenizer;
 }
 
-async function prepareCorpus(
+/** The corpora of a run: all texts together, or each by itself where they have weights. */
+function corporaOf(job: PretrainJob, config: PretrainConfig): { folder: string; text: string[] }[] {
+  const folder = job.packed ?? join(job.run, "corpus");
+  if (config.textWeights === undefined) return [{ folder, text: [...config.text] }];
+  return config.text.map((text, i) => ({ folder: join(folder, String(i + 1)), text: [text] }));
+}
+
+async function prepareCorpora(
   job: PretrainJob,
   config: PretrainConfig,
   tokenizer: Tokenizer,
   say: (text: string) => void,
-): Promise<string> {
-  const folder = job.packed ?? join(job.run, "corpus");
-  const request = {
-    paths: [...config.text],
-    tokenizer,
-    block: config.sequenceLength,
-    rule: config.packing,
-    longLines: config.longLines,
-    heldOut: config.heldOut,
-    seed: config.seed,
-    workers: job.workers,
-  };
-  if (isFresh(folder, request)) return folder;
-  if (job.resume) {
-    throw new UserError(
-      `${folder}: the packed corpus is missing or the text has changed since the run began; restore the ` +
-        "text, or start another --run",
+): Promise<void> {
+  for (const { folder, text } of corporaOf(job, config)) {
+    const request = {
+      paths: text,
+      tokenizer,
+      block: config.sequenceLength,
+      rule: config.packing,
+      longLines: config.longLines,
+      heldOut: config.heldOut,
+      seed: config.seed,
+      workers: job.workers,
+    };
+    if (isFresh(folder, request)) continue;
+    if (job.resume) {
+      throw new UserError(
+        `${folder}: the packed corpus is missing or the text has changed since the run began; restore ` +
+          "the text, or start another --run",
+      );
+    }
+    const { train, heldout } = await packCorpus({ ...request, out: folder });
+    const name = config.textWeights === undefined ? "" : ` ${text}`;
+    say(
+      `corpus${name}: ${millions(train.tokens)} tokens in ${train.blocks} blocks, ` +
+        `${millions(heldout.tokens)} held out`,
     );
   }
-  const manifest = await packCorpus({ ...request, out: folder });
-  const { train, heldout } = manifest;
-  say(
-    `corpus: ${millions(train.tokens)} tokens in ${train.blocks} blocks, ` +
-      `${millions(heldout.tokens)} held out`,
-  );
-  return folder;
+  if (config.textWeights === undefined) return;
+  const trains = corporaOf(job, config).map(({ folder }) => readManifest(folder).train)
+    .map(({ blocks, tokens }) => ({ count: blocks, tokens }));
+  for (const line of describeMix(trains, config.textWeights, config.text)) say(line);
 }
 
-/** Packed text as the training loop wants it. */
+/** One part of the run's corpora; close it. */
+function openCorpora(job: PretrainJob, config: PretrainConfig, part: PartName): BlockSource {
+  const parts = corporaOf(job, config).map(({ folder }) => openPacked(folder, part));
+  if (config.textWeights === undefined) return parts[0];
+  return part === "train"
+    ? mixCorpora(parts, config.textWeights, config.seed)
+    : mixedHeldout(parts);
+}
+
+/** Micro-batches of an update, whatever the number of ranks. */
+function microBatches({ batchTokens, microBatch }: PretrainConfig): number {
+  return Math.max(1, Math.round(batchTokens / microBatch));
+}
+
+/** A rank's share of packed text, as the training loop wants it. */
 function textSource(
-  train: PackedPart,
+  train: BlockSource,
   config: PretrainConfig,
   objective: PretrainObjective,
   shapes: BatchShapes,
+  group: Communicator,
 ): BatchSource {
   const batcher = new Batcher(train, { ...shapes, seed: config.seed });
-  const microBatches = Math.max(1, Math.round(config.batchTokens / config.microBatch));
   return {
     get epoch() {
       return batcher.state().epoch;
     },
-    next: () => Array.from({ length: microBatches }, () => objective.prepare(batcher.next())),
+    next() {
+      const share = batcher.share(microBatches(config), group);
+      const prepared = share.batches.map((item) => ({
+        ...item,
+        batch: objective.prepare(item.batch),
+      }));
+      return { ...share, batches: prepared };
+    },
     state: () => batcher.state(),
     restore: (state) => batcher.restore(state as BatcherState),
   };
 }
 
 function* heldoutBatches(
-  heldout: PackedPart,
+  heldout: BlockSource,
   config: PretrainConfig,
   objective: PretrainObjective,
   shapes: BatchShapes,
-): Generator<PreparedBatch> {
-  let tokens = 0;
-  for (const batch of evaluationBatches(heldout, shapes)) {
-    if (tokens >= config.evaluateTokens) break;
-    yield objective.prepare(batch);
-    tokens += batch.realTokens;
+  group: Communicator,
+): Generator<Numbered<PreparedBatch>> {
+  for (const item of evaluationShare(heldout, shapes, group, config.evaluateTokens)) {
+    yield { ...item, batch: objective.prepare(item.batch) };
   }
 }
 
 /** Shapes of micro-batches: equal steps up to the longest block. */
-function batchShapes(config: PretrainConfig, part: PackedPart): BatchShapes {
+function batchShapes(config: PretrainConfig, part: BlockSource): BatchShapes {
   const { staticLengths, microBatch } = config;
   const longest = Math.max(8, Math.ceil(part.maxLength / 8) * 8);
   const lengths = new Set<number>();
@@ -279,7 +347,7 @@ function batchShapes(config: PretrainConfig, part: PackedPart): BatchShapes {
 function initialValues(
   model: ModelConfig,
   config: PretrainConfig,
-  train: PackedPart,
+  train: BlockSource,
 ): (name: string) => Float32Array {
   const values = initialize(model, config.seed, config.start);
   if (config.start === "reference") return values;
@@ -300,18 +368,18 @@ function initialValues(
 const UNSEEN = 0.1;
 
 /** Share of the held-out tokens that are the most frequent token of the training part. */
-function mostFrequentShare(train: PackedPart, heldout: PackedPart): number {
+function mostFrequentShare(train: BlockSource, heldout: BlockSource): number {
   const [[best]] = [...countTokens(train)].sort(([, a], [, b]) => b - a);
   const there = countTokens(heldout);
   return (there.get(best) ?? 0) / [...there.values()].reduce((sum, n) => sum + n, 0);
 }
 
 /** How often each token occurs, among {@link FREQUENCY_SAMPLE} tokens or a few more. */
-function countTokens(part: PackedPart): Map<number, number> {
+function countTokens(part: BlockSource): Map<number, number> {
   const counts = new Map<number, number>();
   for (let i = 0, total = 0; i < part.count && total < FREQUENCY_SAMPLE; i++) {
-    for (const token of part.read(i)) counts.set(token, (counts.get(token) ?? 0) + 1);
-    total += part.length(i);
+    for (const token of part.read(i, 0)) counts.set(token, (counts.get(token) ?? 0) + 1);
+    total += part.length(i, 0);
   }
   return counts;
 }

@@ -26,7 +26,9 @@ import {
   STARTS,
 } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
+import { checkTextWeights } from "./mixed_corpus.ts";
 import { describe, flagName, type Option } from "./options.ts";
+import { TRAIN_DEVICE_OPTIONS } from "./parallel/train_options.ts";
 
 /** Every setting of a run. */
 export interface PretrainConfig
@@ -42,6 +44,8 @@ export interface PretrainConfig
   objective: "metro" | "t5";
   /** Files, folders and globs of the corpus. */
   text: readonly string[];
+  /** How much of each of `text` an epoch has, in tokens; all of everything if absent. */
+  textWeights?: readonly number[];
   /** What to train a tokenizer with, "bpe" or "unigram", or a tokenizer.json to use instead. */
   tokenizer: string;
   /** Pieces and special tokens of the tokenizer to train. */
@@ -113,6 +117,14 @@ export const PRETRAIN_CONFIG = describe(
       help:
         "Files, folders or globs: .txt (a blank line ends a document), .jsonl and .jsonl.gz with a " +
         "`text` field, .parquet with a `text` column. The sample corpus if not given.",
+      group: DATA,
+    },
+    textWeights: {
+      type: "numbers",
+      above: 0,
+      help:
+        "One number for each --text: each is a corpus of its own, and training draws tokens from them " +
+        "in these proportions. Without it, all text is one corpus.",
       group: DATA,
     },
     tokenizer: {
@@ -336,6 +348,7 @@ export const PRETRAIN_COMMAND = describe({
     help: "Threads that encode the text.",
     group: DATA,
   },
+  ...TRAIN_DEVICE_OPTIONS,
 });
 
 /** What the presets say about data and rhythm. */
@@ -417,6 +430,7 @@ export function resolvePretrain(given: GivenPretrain, text: readonly string[]): 
 
 function check(config: PretrainConfig): void {
   const { batchTokens, microBatch, sequenceLength, updates, scheduleUpdates } = config;
+  if (config.textWeights) checkTextWeights(config.textWeights, config.text.length);
   const fail = (key: string, expected: string, got: unknown): never => {
     throw new UserError(`--${flagName(key)}: expected ${expected}, got ${got}`);
   };

@@ -5,6 +5,9 @@
  * A choice's score is the sum of the log-probabilities of its tokens and of `</s>`: no normalisation by
  * length. The best score wins, the first one on ties.
  *
+ * Several devices share the batches of one plan, so that every batch, and with it every bit of a score, is
+ * what it is on one device.
+ *
  * @module
  */
 
@@ -13,6 +16,7 @@ import {
   choiceLosses,
   declareParameters,
   layOutChoices,
+  parameterCount,
   type RankShape,
   specialIds,
 } from "../models/mod.ts";
@@ -20,6 +24,7 @@ import { type BufferView, record } from "../ops/device.ts";
 import { UserError } from "../ops/errors.ts";
 import { compile, type Device, type Program, state, StateMemory, Workspace } from "../ops/mod.ts";
 import type { LoadedModel } from "./model.ts";
+import { alone, type Communicator } from "./parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "./prompt_ids.ts";
 
 /** A prompt and its choices as ids. */
@@ -36,9 +41,11 @@ export interface RankerOptions {
   batchTokens?: number;
   /** Prompts of a batch; by {@link RankerOptions.batchTokens} if absent. */
   batchSize?: number;
+  /** Ranks that share the batches, each with the model on a device of its own; this one alone if absent. */
+  group?: Communicator;
 }
 
-/** What a {@link Ranker} has done so far. */
+/** What a {@link Ranker} has done so far; of several ranks, this one. */
 export interface RankerStatistics {
   /** Programs compiled. */
   programs: number;
@@ -60,6 +67,11 @@ const COLLECTED = 1 << 20;
 const TIMED = 2048;
 /** Batches from one wait for the device to the next; at most twice as many are under way. */
 const IN_FLIGHT = 32;
+/**
+ * Multiplications from one wait to the next, of large models: a rank gives no sign of life while it waits,
+ * and must not be taken for hung. A minute on a slow GPU.
+ */
+const WORK_IN_FLIGHT = 3e13;
 /** Compiled programs that are kept: the ones used last. */
 const KEPT = 128;
 /** Choices whose ids are kept: most templates have the same few for every row. */
@@ -95,15 +107,28 @@ interface Section {
 export class Ranker {
   readonly #model: LoadedModel;
   readonly #options: RankerOptions;
+  readonly #group: Communicator;
+  /** Numbers in the model. */
+  readonly #weights: number;
   readonly #workspace: Workspace;
   /** In the order of their last use. */
   readonly #programs = new Map<string, ShapeProgram>();
+  /**
+   * Names of the shapes that count as compiled when batches are planned, in the order of their last use: of
+   * all ranks' batches, so that the ranks make the same plan.
+   */
+  readonly #planned = new Set<string>();
   readonly #choices = new Map<string, Uint32Array>();
+  /** Padded tokens of a batch, on which the ranks agree. */
+  #batchTokens?: number;
   /** Settled when all calls so far have submitted their batches. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** Settled when the scores of all calls so far are complete. */
+  #complete: Promise<unknown> = Promise.resolve();
   /** Settled when the device has done the batches up to the last wait. */
   #earlier: Promise<void> = Promise.resolve();
   #runs = 0;
+  #work = 0;
   #compiled = 0;
   #tokens = 0;
   #paddedTokens = 0;
@@ -114,6 +139,8 @@ export class Ranker {
   constructor(model: LoadedModel, options: RankerOptions = {}) {
     this.#model = model;
     this.#options = options;
+    this.#group = options.group ?? alone();
+    this.#weights = parameterCount(model.config, ["main"]);
     this.#workspace = new Workspace(model.device);
   }
 
@@ -158,28 +185,32 @@ export class Ranker {
 
   /**
    * Log-probabilities of all choices. Returns to the caller before anything is submitted, and lets other
-   * work of this thread in between batches.
+   * work of this thread in between batches. All ranks of a group call it with the same requests.
    *
-   * @returns one array per request, one number per choice, in order; independent of batches to rounding
+   * @returns one array per request, one number per choice, in order; independent of batches to rounding,
+   * and of the number of ranks to the bit
+   * @throws {UserError} if the ranks' requests are not the same
    */
   async scores(requests: readonly RankRequest[]): Promise<Float64Array[]> {
     const scores = requests.map(({ choices }) => new Float64Array(choices.length));
     const submitted = this.#turn.then(() => this.#submitAll(requests, scores));
     this.#turn = submitted.catch(() => {});
-    const { read } = await submitted;
-    await read;
+    // One call after the other here, too: ranks must put the same scores together.
+    const complete = Promise.all([submitted, this.#complete]).then(async ([{ read }]) => {
+      await read;
+      await putTogether(this.#group, requests, scores);
+    });
+    this.#complete = complete.catch(() => {});
+    await complete;
     return scores;
   }
 
-  /** Returns once everything is submitted; `read` once the scores are complete. */
+  /** Returns once everything is submitted; `read` once the scores of this rank's batches are complete. */
   async #submitAll(
     requests: readonly RankRequest[],
     scores: readonly Float64Array[],
   ): Promise<{ read: Promise<void> }> {
-    const { device, maxSource } = this.#model;
-    const { batchSize, batchTokens = BATCH_TOKENS[device.deviceClass] } = this.#options;
-    const known = (shape: RankShape) => this.#programs.has(idOf(shape));
-    const plan = planRanking(requests, { maxSource, batchSize, batchTokens, known });
+    const plan = await this.#plan(requests);
     let read = Promise.resolve();
     for (const section of sectionsOf(plan)) {
       const next = await this.#submit(requests, section);
@@ -192,12 +223,33 @@ export class Ranker {
     return { read };
   }
 
+  /** This rank's batches: every so many of a plan that all ranks make. */
+  async #plan(requests: readonly RankRequest[]): Promise<RankBatch[]> {
+    const { device, maxSource } = this.#model, { batchSize } = this.#options;
+    const { rank, size } = this.#group;
+    this.#batchTokens ??= await ofFirst(
+      this.#group,
+      this.#options.batchTokens ?? BATCH_TOKENS[device.deviceClass],
+    );
+    const known = (shape: RankShape) => this.#planned.has(idOf(shape));
+    const limits = { maxSource, batchSize, batchTokens: this.#batchTokens, known };
+    const plan = planRanking(requests, limits);
+    for (const { shape } of plan) {
+      const id = idOf(shape);
+      this.#planned.delete(id);
+      this.#planned.add(id);
+      if (this.#planned.size > KEPT) this.#planned.delete(this.#planned.values().next().value!);
+    }
+    return plan.filter((_, i) => i % size === rank);
+  }
+
   async #submit(requests: readonly RankRequest[], section: Section): Promise<Results> {
     const results = new Results(this.#model.device, section);
     try {
       for (const [i, batch] of section.batches.entries()) {
+        this.#group.alive(`batch ${i + 1} of ${section.batches.length}`);
         this.#run(batch, batch.requests.map((r) => requests[r]), results, i);
-        await this.#pace();
+        await this.#pace(batch);
       }
       return results;
     } catch (error) {
@@ -230,8 +282,10 @@ export class Ranker {
   }
 
   /** Lets other work of this thread in, and keeps the device's queue short. */
-  async #pace(): Promise<void> {
-    if (++this.#runs % IN_FLIGHT > 0) return await setImmediate();
+  async #pace({ shape: { rows, length, choices } }: RankBatch): Promise<void> {
+    this.#work += rows * (length + choices) * this.#weights;
+    if (++this.#runs < IN_FLIGHT && this.#work < WORK_IN_FLIGHT) return await setImmediate();
+    this.#runs = 0, this.#work = 0;
     await this.#earlier;
     this.#earlier = this.#model.device.finish();
     // A failure is heard of when this is awaited, or at the next run.
@@ -366,6 +420,52 @@ class Results {
     this.#clock?.queries.destroy();
     this.#clock?.times.destroy();
   }
+}
+
+/** Rank 0's number, on every rank. */
+async function ofFirst(group: Communicator, value: number): Promise<number> {
+  const values = Float64Array.of(value);
+  await group.broadcast(new Uint8Array(values.buffer));
+  return values[0];
+}
+
+/**
+ * Gives every rank the scores of all. A score is some rank's sum and every other rank's 0; no sum is -0, so
+ * that adding changes no bit.
+ */
+async function putTogether(
+  group: Communicator,
+  requests: readonly RankRequest[],
+  scores: readonly Float64Array[],
+): Promise<void> {
+  if (group.size === 1) return;
+  // Sums over different requests would look like scores.
+  const ids = fingerprintOf(requests);
+  if (await ofFirst(group, ids) !== ids) {
+    throw new UserError(
+      "the ranks were given different prompts: rows, templates and the model's tokenizer must be the " +
+        "same on all machines",
+    );
+  }
+  const all = new Float64Array(scores.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const some of scores) all.set(some, at), at += some.length;
+  await group.allReduce(all);
+  at = 0;
+  for (const some of scores) some.set(all.subarray(at, at += some.length));
+}
+
+/** A number that other requests have another of. */
+function fingerprintOf(requests: readonly RankRequest[]): number {
+  let hash = 0;
+  const add = (value: number) => hash = Math.imul(hash ^ value, 0x01000193) + 1;
+  for (const { source, choices } of requests) {
+    for (const ids of [source, ...choices]) {
+      add(ids.length);
+      for (const id of ids) add(id);
+    }
+  }
+  return hash;
 }
 
 /** Cuts a plan into parts whose results are read together. */

@@ -7,8 +7,10 @@
 
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { foreignNames, transpose } from "../models/mod.ts";
+import { foreignNames, type ModelConfig, type Part, transpose } from "../models/mod.ts";
+import { isRecord, shown } from "../models/untrusted.ts";
 import { UserError } from "../ops/errors.ts";
+import type { StateMemory } from "../ops/mod.ts";
 import {
   checkpointFile,
   openCheckpoint,
@@ -18,8 +20,15 @@ import {
 } from "./checkpoint.ts";
 import { readJson } from "./json.ts";
 import { checkpointWeights, findParameters } from "./model_weights.ts";
+import {
+  isOptimizerFile,
+  type Moments,
+  optimizerFiles,
+  readMoments,
+  writeMoments,
+} from "./optimizer_files.ts";
 import { flagName } from "./options.ts";
-import type { Trainer } from "./trainer.ts";
+import { alone, type Communicator } from "./parallel/communicator.ts";
 
 /** True if there is a file or folder of this name. */
 export async function exists(path: string): Promise<boolean> {
@@ -78,84 +87,149 @@ export function expectSame(
   }
 }
 
+/** What of a trainer is saved. */
+export interface Trained extends Moments {
+  /** The model. */
+  readonly model: ModelConfig;
+  /** Parts of it that are trained. */
+  readonly parts: readonly Part[];
+  /** The weights, whole on every rank. */
+  readonly parameters: Pick<StateMemory, "names" | "reader" | "write">;
+}
+
 /**
  * Writes weights, moments and `training.json` as one checkpoint: all of it or nothing.
  *
- * @param state where the run is; must hold `update`
+ * All ranks of a group call it. Each writes the moments that it keeps; rank 0 also writes the weights and
+ * the state, and takes longer for it.
+ *
+ * @param state where the run is; must hold `update`. Rank 0's is written
+ * @throws {UserError} the disk is full or the folder cannot be written to; the previous checkpoint is intact
  */
 export async function saveRun(
   run: string,
-  trainer: Trainer,
+  trainer: Trained,
   state: { update: number },
+  group: Communicator = alone(),
 ): Promise<void> {
+  const { rank, size } = group;
+  const alive = () => group.alive(`saving update ${state.update}`);
   const metadata = { update: String(state.update), format: "pt" };
-  const names = [...trainer.shapes.keys()];
-  const foreign = foreignNames(trainer.model, "reference", trainer.parts);
-  const ours = new Map([...foreign].map(([name, { name: theirs }]) => [theirs, name]));
-  const moments = names.flatMap((name) => [`mean.${name}`, `square.${name}`]);
-  const parameter = trainer.parameters.reader();
-  const mean = trainer.mean.reader(), square = trainer.square.reader();
+  const optimizer = optimizerFiles(size);
+  const training = JSON.stringify({ ...state, optimizer }) + "\n";
+  const by = (writer: number, write: (path: string) => Promise<void>) =>
+    writer === rank ? write : undefined;
   await saveCheckpoint(run, {
-    "model.safetensors": (path) =>
-      writeTensors(
-        path,
-        names.map((name) => ({ name: foreign.get(name)!.name, shape: foreign.get(name)!.shape })),
-        async (theirs) => {
-          const name = ours.get(theirs)!;
-          const values = await parameter(name);
-          const [rows, columns] = trainer.shapes.get(name)!;
-          return foreign.get(name)!.transposed ? transpose(values, rows, columns) : values;
-        },
-        metadata,
-      ),
-    "optimizer.safetensors": (path) =>
-      writeTensors(
-        path,
-        moments.map((m) => ({ name: m, shape: trainer.shapes.get(m.replace(/^\w+\./, ""))! })),
-        (m) => (m.startsWith("mean.") ? mean : square)(m.replace(/^\w+\./, "")),
-        metadata,
-      ),
-    "training.json": (path) => writeFile(path, JSON.stringify(state) + "\n"),
-  });
+    "model.safetensors": by(0, (path) => writeWeights(path, trainer, metadata, alive)),
+    ...Object.fromEntries(optimizer.map((name, writer) => {
+      return [name, by(writer, (path) => writeMoments(path, trainer, metadata, alive))];
+    })),
+    "training.json": by(0, (path) => writeFile(path, training)),
+  }, { group, stale: isOptimizerFile });
+}
+
+/** The weights under the reference code's names. */
+async function writeWeights(
+  path: string,
+  { model, parts, shapes, parameters }: Trained,
+  metadata: Readonly<Record<string, string>>,
+  alive: () => void,
+): Promise<void> {
+  const foreign = foreignNames(model, "reference", parts);
+  const ours = new Map(Array.from(foreign, ([name, { name: theirs }]) => [theirs, name]));
+  const read = parameters.reader();
+  // In the order of memory, which is the fastest.
+  await writeTensors(path, parameters.names.map((name) => foreign.get(name)!), async (theirs) => {
+    alive();
+    const name = ours.get(theirs)!;
+    const values = await read(name);
+    const [rows, columns] = shapes.get(name)!;
+    return foreign.get(name)!.transposed ? transpose(values, rows, columns) : values;
+  }, metadata);
 }
 
 /**
  * Reads what {@link saveRun} wrote: weights and moments go to the device, the state is returned.
  *
- * @throws {UserError} if there is no checkpoint, or its files do not belong together
+ * All ranks of a group call it; the checkpoint may have been written by another number of ranks.
+ *
+ * @returns the state that rank 0 finds, on every rank
+ * @throws {UserError} if there is no checkpoint, or its files are damaged or do not belong together
  */
 export async function restoreRun<State extends { update: number }>(
   run: string,
-  trainer: Trainer,
+  trainer: Trained,
+  group: Communicator = alone(),
 ): Promise<State> {
+  const saved = await fromFirst(group, () => readState(run));
+  const { optimizer = optimizerFiles(1), ...state } = saved;
+  const alive = () => group.alive(`restoring update ${state.update}`);
+  const files = await openCheckpoint(run, ["model.safetensors", ...optimizer]);
+  try {
+    const [weights, ...moments] = files;
+    if (weights.metadata.update !== String(state.update)) {
+      throw new UserError(
+        `${run}: training.json is of update ${state.update}, but the weights are of another; put back ` +
+          "files that were saved together",
+      );
+    }
+    const file = checkpointWeights(weights.path, weights);
+    const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
+    for (const [parameter, { name, transposed }] of found) {
+      alive();
+      // A checkpoint's tensors come whole.
+      const write = (values: Float32Array) => trainer.parameters.write(parameter, values);
+      await file.readInto(name, write, { transposed });
+    }
+    await readMoments(moments, trainer, alive);
+  } finally {
+    for (const file of files) await file.close();
+  }
+  await group.barrier({ patient: true }); // nobody moves files that others still have to open
+  return state as State;
+}
+
+/** `training.json`. */
+interface SavedState {
+  update: number;
+  /** The optimizer files that belong to it; older versions had one, and did not say so. */
+  optimizer?: readonly string[];
+}
+
+async function readState(run: string): Promise<SavedState> {
   const path = await checkpointFile(run, "training.json");
   if (!await exists(path)) {
     throw new UserError(
       `${run}: the run has no checkpoint yet; delete the folder and start it again`,
     );
   }
-  const state = await readJson(path) as State;
-  const files = await openCheckpoint(run, ["model.safetensors", "optimizer.safetensors"]);
-  try {
-    const [weights, moments] = files;
-    if (weights.metadata.update !== String(state.update)) {
-      throw new UserError(`${path}: of update ${state.update}, but the weights are of another`);
-    }
-    const file = checkpointWeights(await checkpointFile(run, "model.safetensors"), weights);
-    const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
-    for (const [parameter, { name, transposed }] of found) {
-      // A checkpoint's tensors come whole.
-      const write = (values: Float32Array) => trainer.parameters.write(parameter, values);
-      await file.readInto(name, write, { transposed });
-    }
-    for (const name of trainer.shapes.keys()) {
-      trainer.mean.write(name, await moments.read(`mean.${name}`));
-      trainer.square.write(name, await moments.read(`square.${name}`));
-    }
-  } finally {
-    for (const file of files) await file.close();
+  const state = await readJson(path);
+  const fail = (what: string, got: unknown) =>
+    new UserError(
+      `${path}: expected ${what}, got ${
+        shown(got)
+      }; put back a copy of the file, or start a new run`,
+    );
+  if (!isRecord(state)) throw fail("an object", state);
+  const { update, optimizer } = state;
+  if (!Number.isSafeInteger(update)) throw fail("update: a whole number", update);
+  const isName = (name: unknown) => typeof name === "string" && isOptimizerFile(name);
+  const isList = Array.isArray(optimizer) && optimizer.length > 0 && optimizer.every(isName);
+  if (optimizer !== undefined && !isList) {
+    throw fail("optimizer: a list of names such as optimizer.safetensors", optimizer);
   }
-  return state;
+  return state as unknown as SavedState;
+}
+
+/** What rank 0 reads, which must be plain data for JSON, on every rank. */
+async function fromFirst<T>(group: Communicator, read: () => Promise<T>): Promise<T> {
+  if (group.size === 1) return await read();
+  const own = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(await read())) : undefined;
+  const length = new Uint32Array([own?.length ?? 0]);
+  await group.broadcast(new Uint8Array(length.buffer));
+  const text = own ?? new Uint8Array(length[0]);
+  await group.broadcast(text);
+  return JSON.parse(new TextDecoder().decode(text));
 }
 
 /** `1.4 M`, `68 k`. */

@@ -17,10 +17,31 @@ import { readFile, stat } from "node:fs/promises";
 import process from "node:process";
 import { UserError } from "../ops/errors.ts";
 
-/** The Vulkan loader, and Mesa's drivers with the one that computes on the CPU. */
-const PACKAGES = ["libvulkan1", "mesa-vulkan-drivers"];
+/** Packages that together do one thing, by the package manager that has them under these names. */
+interface Packages {
+  apt: readonly string[];
+  dnf: readonly string[];
+  pacman: readonly string[];
+  apk: readonly string[];
+}
 
-/** What decides how a driver can be had. */
+/** The Vulkan loader, and Mesa's drivers with the one that computes on the CPU. */
+const DRIVER: Packages = {
+  apt: ["libvulkan1", "mesa-vulkan-drivers"],
+  dnf: ["vulkan-loader", "mesa-vulkan-drivers"],
+  pacman: ["vulkan-icd-loader", "vulkan-swrast"],
+  apk: ["vulkan-loader", "mesa-vulkan-swrast"],
+};
+
+/** An MPI library and its launcher. */
+const MPI: Packages = {
+  apt: ["openmpi-bin"],
+  dnf: ["openmpi"],
+  pacman: ["openmpi"],
+  apk: ["openmpi"],
+};
+
+/** What decides how a package can be had. */
 export interface System {
   /** `Deno.build.os`. */
   os: string;
@@ -30,7 +51,7 @@ export interface System {
   rights: "root" | "sudo" | "none";
 }
 
-/** What to do about a missing driver: run commands, or tell the user. */
+/** What to do about missing packages: run commands, or tell the user. */
 export interface Plan {
   /** Commands to run, of which the last one counts. None when nothing can be done from here. */
   install: readonly (readonly string[])[];
@@ -51,7 +72,8 @@ export interface Plan {
  * assert.deepEqual(planDriver(arch).install, []);
  * ```
  */
-export function planDriver({ os, distributions, rights }: System): Plan {
+export function planDriver(system: System): Plan {
+  const { os } = system;
   if (os === "darwin") {
     return { install: [], advice: "Metal is built into macOS: update macOS, or leave the sandbox" };
   }
@@ -61,22 +83,48 @@ export function planDriver({ os, distributions, rights }: System): Plan {
       advice: "Direct3D 12 is built into Windows: update Windows and the graphics card's driver",
     };
   }
+  return planPackages(DRIVER, system) ??
+    { install: [], advice: "install the Vulkan loader and Mesa's Vulkan drivers" };
+}
+
+/**
+ * What to do on a system without MPI.
+ *
+ * @example
+ * ```ts
+ * import { planMpi } from "./setup.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { advice } = planMpi({ os: "linux", distributions: ["fedora"], rights: "none" });
+ * assert.equal(advice, "type: sudo dnf install openmpi");
+ * ```
+ */
+export function planMpi(system: System): Plan {
+  if (system.os === "darwin") return { install: [], advice: "type: brew install open-mpi" };
+  return planPackages(MPI, system) ?? { install: [], advice: "install Open MPI" };
+}
+
+/** Undefined for a system whose package manager is not known here. */
+function planPackages(packages: Packages, { distributions, rights }: System): Plan | undefined {
   const is = (...names: string[]) => names.some((name) => distributions.includes(name));
   const sudo = rights === "root" ? "" : "sudo ";
-  const type = (command: string): Plan => ({ install: [], advice: `type: ${command}` });
+  const type = (command: string, names: readonly string[]): Plan => ({
+    install: [],
+    advice: `type: ${sudo}${command} ${names.join(" ")}`,
+  });
   if (is("debian", "ubuntu")) {
     const get = aptGet(rights);
     const update = get("update", "-qq"); // fresh containers have no lists, old ones stale ones
-    const install = get("install", "-y", "-qq", "--no-install-recommends", ...PACKAGES);
+    const install = get("install", "-y", "-qq", "--no-install-recommends", ...packages.apt);
     return {
       install: rights === "none" ? [] : [update, install],
-      advice: `type: ${sudo}apt-get update && ${sudo}apt-get install -y ${PACKAGES.join(" ")}`,
+      advice: `type: ${sudo}apt-get update && ${sudo}apt-get install -y ${packages.apt.join(" ")}`,
     };
   }
-  if (is("fedora", "rhel")) return type(`${sudo}dnf install vulkan-loader mesa-vulkan-drivers`);
-  if (is("arch")) return type(`${sudo}pacman -S vulkan-icd-loader vulkan-swrast`);
-  if (is("alpine")) return type(`${sudo}apk add vulkan-loader mesa-vulkan-swrast`);
-  return { install: [], advice: "install the Vulkan loader and Mesa's Vulkan drivers" };
+  if (is("fedora", "rhel")) return type("dnf install", packages.dnf);
+  if (is("arch")) return type("pacman -S", packages.pacman);
+  if (is("alpine")) return type("apk add", packages.apk);
+  return undefined;
 }
 
 /** `apt-get` with its environment, by way of sudo (which cleans the environment) where needed. */
@@ -141,21 +189,56 @@ async function probe(): Promise<boolean> {
 }
 
 async function installDriver(): Promise<void> {
-  const system = await inspectSystem();
-  const { install, advice } = planDriver(system);
+  const { install, advice } = planDriver(await inspectSystem());
   const fail = (what: string) => new UserError(`${what}; ${advice}`);
-  const mayInstall = install.length > 0 && install.every(([program]) => mayRun(program));
-  if (!mayInstall) throw fail("no graphics adapter found");
+  if (!mayInstall(install)) throw fail("no graphics adapter found");
 
   console.error("No graphics adapter found: installing the software driver (about a minute).");
-  let failure: string | undefined;
-  for (const command of install) {
-    console.error(`> ${command.join(" ")}`);
-    failure = await execute(command);
-  }
+  const failure = await installAll(install);
   if (failure !== undefined) throw fail(`installing the software driver failed (${failure})`);
   if (!await probe()) throw fail("no graphics adapter found, even with the software driver");
   console.error("The software driver is installed.");
+}
+
+/**
+ * Makes sure that ranks can be started under MPI, which some tests do; installs Open MPI where that is
+ * possible without asking. Never fails: where there is no MPI it says so, and those tests are left out.
+ *
+ * Permissions: `--allow-run=mpirun` and those of {@link ensureAdapter}.
+ */
+export async function ensureMpi(): Promise<void> {
+  if (await hasMpi()) return;
+  const { install, advice } = planMpi(await inspectSystem());
+  const complain = (what: string) =>
+    console.error(`${what}; the tests that need it are left out. To run them, ${advice}`);
+  if (!mayInstall(install)) return complain("No MPI found");
+
+  console.error("No MPI found: installing Open MPI.");
+  const failure = await installAll(install);
+  if (failure !== undefined) return complain(`Installing Open MPI failed (${failure})`);
+  console.error("Open MPI is installed.");
+}
+
+/** Deno permits to run what it finds at its start, so a launcher installed since cannot be asked. */
+async function hasMpi(): Promise<boolean> {
+  if (!mayRun("mpirun")) return false;
+  const asked = await new Deno.Command("mpirun", { args: ["--version"], stdin: "null" }).output()
+    .catch(() => ({ success: false }));
+  return asked.success;
+}
+
+function mayInstall(commands: Plan["install"]): boolean {
+  return commands.length > 0 && commands.every(([program]) => mayRun(program));
+}
+
+/** The reason why the last command failed, if it did. */
+async function installAll(commands: Plan["install"]): Promise<string | undefined> {
+  let failure: string | undefined;
+  for (const command of commands) {
+    console.error(`> ${command.join(" ")}`);
+    failure = await execute(command);
+  }
+  return failure;
 }
 
 /** Runs a command; what it prints is shown only when it fails, and its last line is the reason. */

@@ -41,7 +41,7 @@ import { UserError } from "../ops/errors.ts";
 import { parseAt } from "./json.ts";
 import { openTensors, type Tensors } from "./checkpoint.ts";
 import { defaults, describe, type Options, validate, type Values } from "./options.ts";
-import type { AdamWConfig } from "./trainer.ts";
+import type { AdamWConfig } from "./training_programs.ts";
 
 const SIZE = { type: "integer", min: 1 } as const;
 const ID = { type: "integer", min: 0 } as const;

@@ -11,6 +11,8 @@ import type { Device } from "../ops/mod.ts";
 import { type MetricRecord, openMetrics, readMetrics } from "./metrics.ts";
 import { addCounts, type Objective, type PreparedBatch } from "./objective.ts";
 import { writeFile } from "./checkpoint.ts";
+import { alone, type Communicator, GroupEnded } from "./parallel/communicator.ts";
+import type { Numbered, Share } from "./parallel/share.ts";
 import { startProgress } from "./progress.ts";
 import { report } from "./report.ts";
 import { restoreRun, saveRun } from "./run_folder.ts";
@@ -38,8 +40,8 @@ export interface LoopConfig {
 export interface BatchSource {
   /** Epoch of the next batch, from 0. */
   readonly epoch: number;
-  /** The micro-batches of the next update. */
-  next(): PreparedBatch[] | Promise<PreparedBatch[]>;
+  /** This rank's share of the micro-batches of the next update. */
+  next(): Share<PreparedBatch> | Promise<Share<PreparedBatch>>;
   /** The position of the next update; plain data for JSON. */
   state(): unknown;
   /** Continues from a position that {@link BatchSource.state} gave. */
@@ -62,14 +64,22 @@ export interface TrainingRun {
   device: Device;
   /** Training data. */
   source: BatchSource;
-  /** Held-out data, the same at every evaluation; none if absent. */
-  heldout?: () => Iterable<PreparedBatch>;
+  /** This rank's share of the held-out data, the same at every evaluation; none if absent. */
+  heldout?: () => Iterable<Pick<Numbered<PreparedBatch>, "batch" | "sequence">>;
   /** Figures that every evaluation repeats, such as a baseline's accuracy. */
   constants?: Readonly<Record<string, number>>;
+  /** The ranks that train together; this one alone if absent. */
+  group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: AbortSignal;
+  interrupted?: Interruption;
   /** Where lines for the user go. */
   output: { isTTY?: boolean; write(text: string): unknown };
+}
+
+/** Whether the user wants the job to stop: an `AbortSignal`, or a stand-in for it. */
+export interface Interruption {
+  /** True from then on. */
+  readonly aborted: boolean;
 }
 
 /** Where a run is: `training.json`, saved with the weights. */
@@ -82,8 +92,8 @@ interface TrainingState {
   tokens: number;
   /** Seconds spent training, over all resumptions. */
   seconds: number;
-  /** Metric sums on the device since the last line of metrics. */
-  sums: number[];
+  /** Metric sums on the devices since the last line of metrics, per rank. */
+  sums: number[][];
   /** Counts that belong to them. */
   counts: Record<string, number>;
   /** Tokens and seconds at the last line. */
@@ -96,7 +106,7 @@ interface TrainingState {
  * @throws {UserError} for a loss that is not finite, or a checkpoint that cannot be resumed
  */
 export async function trainLoop(job: TrainingRun): Promise<void> {
-  const { run, config, trainer, objective, device, source } = job;
+  const { run, config, trainer, objective, device, source, group = alone() } = job;
   let state: TrainingState = {
     update: 0,
     data: source.state(),
@@ -107,27 +117,24 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
     since: { tokens: 0, seconds: 0, update: 0 },
   };
   if (job.resume) {
-    state = await restoreRun<TrainingState>(run, trainer);
+    state = await restoreRun<TrainingState>(run, trainer, group);
     trainer.restoreSums(state.sums);
     await source.restore(state.data);
   }
-  const metrics = await openMetrics(join(run, "metrics.jsonl"), state.update);
-  const progress = startProgress(config.updates, job.output);
-  if (job.resume) progress.note(`Resumed at update ${state.update} of ${config.updates}.`);
+  // A run that starts anew keeps no line of one that ended before its first checkpoint.
+  const kept = job.resume ? state.update : -1;
+  const show = group.rank === 0 ? await openRecords(job, kept) : undefined;
+  if (job.resume) show?.note(`Resumed at update ${state.update} of ${config.updates}.`);
   const started = performance.now() / 1000 - state.seconds;
   let saved = state.update;
 
-  const record = async (line: MetricRecord) => {
-    await metrics.append(line);
-    progress.show(line);
-  };
   /** Metric sums and counts since the last line become a line. */
   const log = async () => {
     const sums = await trainer.takeSums("train");
-    stopIfNotFinite(sums.badUpdate, saved, run);
+    stopIfNotFinite(sums.badUpdate, saved, run, group);
     const { since } = state;
     state.seconds = performance.now() / 1000 - started;
-    await record({
+    await show?.record({
       kind: "train",
       update: state.update,
       epoch: source.epoch,
@@ -144,34 +151,38 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
   const evaluate = async () => {
     if (!job.heldout) return;
     const counts: Record<string, number>[] = [];
-    let sequence = 0;
-    for (const batch of job.heldout()) {
+    for (const { batch, sequence } of job.heldout()) {
+      group.alive(`evaluating after update ${state.update}`);
       trainer.evaluate(batch, sequence);
       counts.push(batch.counts);
-      sequence += batch.rows;
     }
-    const figures = objective.figures(await trainer.takeSums("heldout"), addCounts(counts));
-    await record({ kind: "heldout", update: state.update, ...figures, ...job.constants });
+    const [total] = await shareCounts(group, objective, [addCounts(counts)]);
+    const figures = objective.figures(await trainer.takeSums("heldout"), total);
+    await show?.record({ kind: "heldout", update: state.update, ...figures, ...job.constants });
   };
   const save = async () => {
     state = { ...state, seconds: performance.now() / 1000 - started, sums: await trainer.sums() };
-    stopIfNotFinite(trainer.badUpdate(state.sums), saved, run);
-    await saveRun(run, trainer, state);
+    stopIfNotFinite(trainer.badUpdate(state.sums), saved, run, group);
+    await saveRun(run, trainer, state, group);
     saved = state.update;
   };
 
   try {
     if (state.update === 0) await evaluate();
-    while (state.update < config.updates && !job.interrupted?.aborted) {
-      const batches = await source.next();
-      const counts = trainer.update(batches, {
+    let stopped = false;
+    while (state.update < config.updates) {
+      const share = await source.next();
+      const { counts, stop } = await agree(group, objective, share, job.interrupted);
+      stopped = stop;
+      if (stopped) break;
+      const total = await trainer.update({ batches: share.batches, counts }, {
         update: state.update,
         learningRate: learningRate(config, state.update),
       });
       state.update++;
       state.data = source.state();
-      state.tokens += batches.reduce((sum, b) => sum + b.tokens, 0);
-      state.counts = addCounts([state.counts, counts]);
+      state.tokens += share.tokens;
+      state.counts = addCounts([state.counts, total]);
 
       const done = state.update === config.updates;
       const due = (every: number) => done || (every > 0 && state.update % every === 0);
@@ -182,15 +193,68 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve));
     }
     await device.finish();
-    if (job.interrupted?.aborted && saved < state.update) {
+    if (stopped && saved < state.update) {
       await save();
-      progress.note(`Saved update ${state.update} in ${run}; go on with --resume.`);
+      show?.note(`Saved update ${state.update} in ${run}; go on with --resume.`);
+    } else if (stopped && state.update === 0) {
+      show?.note("Stopped before the first update: there is nothing to save.");
     }
+  } catch (error) {
+    throw await device.reason(error);
   } finally {
-    progress.stop();
-    await metrics.close();
-    await writeReport(run, config);
+    await show?.close();
   }
+}
+
+/** Where the records of a run go: its `metrics.jsonl`, the user's screen, and at the end the report. */
+async function openRecords({ run, config, output }: TrainingRun, kept: number) {
+  const metrics = await openMetrics(join(run, "metrics.jsonl"), kept);
+  const progress = startProgress(config.updates, output);
+  return {
+    note: (text: string) => progress.note(text),
+    async record(line: MetricRecord) {
+      await metrics.append(line);
+      progress.show(line);
+    },
+    async close() {
+      progress.stop();
+      await metrics.close();
+      await writeReport(run, config);
+    },
+  };
+}
+
+/**
+ * What all ranks must know before an update: the counts of all its micro-batches, by which losses are
+ * averaged, and whether one of them was told to stop, so that all do.
+ */
+async function agree(
+  group: Communicator,
+  objective: Objective,
+  { batches, micros }: Share<PreparedBatch>,
+  interrupted: Interruption | undefined,
+): Promise<{ counts: Record<string, number>[]; stop: boolean }> {
+  const own = Array.from(
+    { length: micros },
+    (_, m) =>
+      addCounts(batches.filter(({ micro }) => micro === m).map(({ batch }) => batch.counts)),
+  );
+  const stops = Float64Array.of(interrupted?.aborted ? 1 : 0);
+  await group.allReduce(stops);
+  return { counts: await shareCounts(group, objective, own), stop: stops[0] > 0 };
+}
+
+/** Adds counts up over all ranks, item by item. */
+async function shareCounts(
+  group: Communicator,
+  { counts: names }: Objective,
+  own: readonly Record<string, number>[],
+): Promise<Record<string, number>[]> {
+  const all = Float64Array.from(own.flatMap((counts) => names.map((name) => counts[name] ?? 0)));
+  await group.allReduce(all);
+  return own.map((_, i) =>
+    Object.fromEntries(names.map((name, j) => [name, all[i * names.length + j]]))
+  );
 }
 
 /**
@@ -218,8 +282,10 @@ export function learningRate(
   return peakLearningRate * Math.max(0, left);
 }
 
-function stopIfNotFinite(badUpdate: number, saved: number, run: string): void {
+function stopIfNotFinite(badUpdate: number, saved: number, run: string, group: Communicator): void {
   if (badUpdate === 0) return;
+  // All ranks find the same; one tells.
+  if (group.rank > 0) throw new GroupEnded("the loss is not finite");
   const kept = saved > 0
     ? `the checkpoint of update ${saved} in ${run} is good`
     : "nothing was saved";

@@ -3,50 +3,47 @@
  * memory, and the programs that move them.
  *
  * Two kinds of program: a *micro* program per batch shape runs forward and backward and adds to the
- * gradients; one *update* program clips and applies them. Nothing is read back until someone asks.
+ * gradients; one *update* program clips and applies them. Alone, nothing is read back until someone asks.
+ * In a group of ranks, each with a device of its own, gradients are added up and weights put together in
+ * every update (`parallel/exchange.ts`), and a rank keeps moments of its parts only.
  *
  * @module
  */
 
 import { declareParameters, type ModelConfig, parameterShapes, type Part } from "../models/mod.ts";
 import {
-  add,
-  addAll,
   compile,
   type Device,
-  div,
   grad,
-  greater,
   key,
-  mul,
   type Program,
-  runScalar,
-  scalar,
-  scale,
-  sqrt,
-  state,
+  sizeOf,
   StateMemory,
-  sub,
-  sumSquares,
-  type Tensor,
-  where,
   Workspace,
 } from "../ops/mod.ts";
 import { addCounts, type BatchShape, type Objective, type PreparedBatch } from "./objective.ts";
-
-/** Settings of AdamW. */
-export interface AdamWConfig {
-  /** Decay of the mean gradient. */
-  beta1: number;
-  /** Decay of the mean square. */
-  beta2: number;
-  /** Added to the root of the mean square, before bias correction. */
-  epsilon: number;
-  /** Decoupled weight decay, on every parameter. */
-  weightDecay: number;
-  /** Largest global gradient norm; 0 switches clipping off. */
-  clipNorm: number;
-}
+import {
+  cutSlabs,
+  partOf,
+  type PlacedSlice,
+  type Range,
+  slabMultiple,
+  slicesIn,
+  type TensorPlace,
+  type TensorSlice,
+} from "./parallel/buckets.ts";
+import { alone, type Communicator } from "./parallel/communicator.ts";
+import { Exchange } from "./parallel/exchange.ts";
+import type { Numbered } from "./parallel/share.ts";
+import {
+  type AdamWConfig,
+  BAD_UPDATE,
+  GRAD_NORM,
+  LARGEST_NORM,
+  lengthsOf,
+  microSpec,
+  updateSpec,
+} from "./training_programs.ts";
 
 /** What one update needs. */
 export interface UpdateOptions {
@@ -54,12 +51,30 @@ export interface UpdateOptions {
   update: number;
   /** Learning rate. */
   learningRate: number;
+  /** False leaves the other ranks out, for a benchmark of what they cost: the weights drift apart. */
+  exchange?: boolean;
 }
 
-const GRAD_NORM = "gradNorm";
-const BAD_UPDATE = "badUpdate";
-/** Larger numbers than this, infinity and NaN are not a gradient norm. */
-const LARGEST_NORM = 1e37;
+/** An update's micro-batches, or one rank's share of them. */
+export interface UpdateBatches {
+  /** What runs here: micro-batches or slices of their rows. */
+  batches: readonly Numbered<PreparedBatch>[];
+  /** Counts of every micro-batch of the update, wherever it runs. */
+  counts: readonly Readonly<Record<string, number>>[];
+}
+
+/** All of an update on one device. */
+export function wholeUpdate(batches: readonly PreparedBatch[]): UpdateBatches {
+  let sequence = 0;
+  return {
+    batches: batches.map((batch, micro) => {
+      const first = sequence;
+      sequence += batch.rows;
+      return { batch, micro, sequence: first };
+    }),
+    counts: batches.map(({ counts }) => counts),
+  };
+}
 
 /** Parameters and optimizer of a model in training, on one device. */
 export class Trainer {
@@ -69,17 +84,22 @@ export class Trainer {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Parameters, by name. */
   readonly parameters: StateMemory;
-  /** AdamW's mean gradients, by parameter name. */
-  readonly mean: StateMemory;
-  /** AdamW's mean squares, by parameter name. */
-  readonly square: StateMemory;
   /** Gradients of the update in progress, by parameter name. */
   readonly gradients: StateMemory;
+  /** What this rank keeps moments of, in the order of memory; whole tensors if it is alone. */
+  readonly slices: readonly TensorSlice[];
 
   readonly #device: Device;
   readonly #objective: Objective;
   readonly #adamw: AdamWConfig;
   readonly #seed: number;
+  readonly #group: Communicator;
+  /** The parts of parameters and gradients that this rank updates. */
+  readonly #parts: readonly Range[];
+  readonly #placed: ReadonlyMap<string, PlacedSlice>;
+  /** AdamW's moments of those parts, by their numbers. */
+  readonly #moments: Readonly<Record<Moment, StateMemory>>;
+  readonly #exchange?: Exchange;
   readonly #sums: StateMemory;
   readonly #workspace: Workspace;
   readonly #micro = new Map<string, Program>();
@@ -88,6 +108,7 @@ export class Trainer {
   /**
    * Allocates everything but intermediate values.
    *
+   * @param group the ranks that train the model together; each makes a trainer with the same arguments
    * @throws {UserError} if the device's limits do not allow the model
    */
   constructor(
@@ -96,17 +117,36 @@ export class Trainer {
     objective: Objective,
     adamw: AdamWConfig,
     seed: number,
+    group: Communicator = alone(),
   ) {
     this.model = model;
     this.#device = device;
     this.#objective = objective;
     this.#adamw = adamw;
     this.#seed = seed;
+    this.#group = group;
     this.shapes = parameterShapes(model, objective.parts);
-    this.parameters = new StateMemory(device, this.shapes, "parameters");
-    this.gradients = new StateMemory(device, this.shapes, "gradients");
-    this.mean = new StateMemory(device, this.shapes, "mean gradients");
-    this.square = new StateMemory(device, this.shapes, "mean squares");
+    const { rank, size } = group;
+    const tensors = size === 1 ? this.shapes : this.#byCompletion();
+    const slabs = (label: string) => new StateMemory(device, tensors, label, slabMultiple(size));
+    this.parameters = slabs("parameters");
+    this.gradients = slabs("gradients");
+    const buckets = cutSlabs(this.parameters.buffers.map((buffer) => buffer.size), size);
+    const places = [...tensors].map(([name, shape]): TensorPlace => {
+      return { name, ...this.parameters.place(name), elements: sizeOf(shape) };
+    });
+    this.#parts = buckets.map((bucket) => partOf(bucket, rank, size));
+    const placed = slicesIn(this.#parts, places);
+    this.slices = placed;
+    this.#placed = new Map(placed.map((slice) => [idOf(slice), slice]));
+    const moment = (label: string) =>
+      new StateMemory(
+        device,
+        this.#parts.map(({ bytes }, i): [string, number[]] => [String(i), [bytes / 4]]),
+        label,
+      );
+    this.#moments = { mean: moment("mean gradients"), square: moment("mean squares") };
+    if (size > 1) this.#exchange = new Exchange(device, group, buckets, places, this);
     const sums = ["train", "heldout"].flatMap((kind) => objective.sums.map((s) => `${kind}/${s}`));
     this.#sums = new StateMemory(
       device,
@@ -127,6 +167,12 @@ export class Trainer {
     return this.#device.allocatedBytes;
   }
 
+  /** Bytes of AdamW's moments on this device. */
+  get momentBytes(): number {
+    const { mean, square } = this.#moments;
+    return [mean, square].flatMap(({ buffers }) => buffers).reduce((sum, b) => sum + b.size, 0);
+  }
+
   /** Number of numbers that training changes. */
   get parameterCount(): number {
     let count = 0;
@@ -140,13 +186,12 @@ export class Trainer {
   }
 
   /**
-   * Compiles the programs of a batch shape, so that no update has to wait for it.
+   * Compiles the program of a batch shape, so that no update, or evaluation, has to wait for it.
    *
    * @throws {UserError} if the device's limits do not allow it
    */
-  prepareShape(shape: BatchShape): void {
-    this.#program(shape, true);
-    this.#program(shape, false);
+  prepareShape(shape: BatchShape, use: "train" | "heldout"): void {
+    this.#program(shape, use === "train");
   }
 
   /** The program of a batch shape, for benchmarks and tests. */
@@ -160,24 +205,33 @@ export class Trainer {
   }
 
   /**
-   * One update from the micro-batches of a global batch. Returns when all work is submitted.
+   * One update from the micro-batches of a global batch. Alone, it returns when all work is submitted; a
+   * group waits for one another.
    *
    * @returns counts of the whole update
    */
-  update(
-    batches: readonly PreparedBatch[],
-    { update, learningRate }: UpdateOptions,
-  ): Record<string, number> {
-    const counts = addCounts(batches.map((b) => b.counts));
-    let sequence = 0;
-    for (const [i, batch] of batches.entries()) {
-      this.#program(batch, true).run({
+  async update(
+    { batches, counts }: UpdateBatches,
+    { update, learningRate, exchange: wanted = true }: UpdateOptions,
+  ): Promise<Record<string, number>> {
+    const total = addCounts(counts);
+    const exchange = wanted ? this.#exchange : undefined;
+    let gradNorm = 0;
+    for (const [i, { batch, micro, sequence }] of batches.entries()) {
+      this.#group.alive(`update ${update + 1}`);
+      const program = this.#program(batch, true);
+      const options = {
         inputs: batch.inputs,
-        scalars: { ...this.#objective.scalars(batch.counts, counts), keep: i === 0 ? 0 : 1 },
+        scalars: {
+          ...this.#objective.scalars(counts[micro], total),
+          keep: i === 0 ? 0 : 1,
+        },
         key: key(this.#seed, update, ...lengthsOf(batch)),
         sequence,
-      });
-      sequence += batch.rows;
+      };
+      if (exchange && i === batches.length - 1) {
+        gradNorm = await exchange.reduce(program, options);
+      } else program.run(options);
     }
     const { beta1, beta2 } = this.#adamw;
     const t = update + 1;
@@ -186,9 +240,35 @@ export class Trainer {
         learningRate,
         stepSize: learningRate * Math.sqrt(1 - beta2 ** t) / (1 - beta1 ** t),
         updateNumber: t,
+        gradNorm: finiteNorm(gradNorm),
       },
     });
-    return counts;
+    await exchange?.gather();
+    return total;
+  }
+
+  /** Reads what this rank keeps of a moment, one slice of {@link Trainer.slices} after the other. */
+  momentReader(moment: Moment): (slice: TensorSlice) => Promise<Float32Array> {
+    const memory = this.#moments[moment];
+    let held = -1, values: Float32Array = new Float32Array();
+    return async (slice) => {
+      const { range, at, from, to } = this.#placed.get(idOf(slice))!;
+      if (range !== held) {
+        values = await memory.read(String(range));
+        held = range;
+      }
+      return values.slice(at / 4, at / 4 + to - from);
+    };
+  }
+
+  /** Sets a moment of one of {@link Trainer.slices}. */
+  writeMoment(moment: Moment, slice: TensorSlice, values: Float32Array): void {
+    const { range, at, from, to } = this.#placed.get(idOf(slice))!;
+    if (values.length !== to - from) {
+      throw new RangeError(`${idOf(slice)}: ${values.length} values`);
+    }
+    const { buffer, offset } = this.#moments[moment].view(String(range));
+    this.#device.write(buffer, offset + at, values);
   }
 
   /** Adds a held-out batch to the held-out sums. */
@@ -203,40 +283,63 @@ export class Trainer {
   }
 
   /**
-   * Reads and clears the sums of training or of evaluation. Waits for the device.
+   * Reads and clears the sums of training or of evaluation, of all ranks. Waits for the device.
    *
    * @returns sums by name; for training also `gradNorm` (sum of the norms) and `badUpdate` (number of
    *   the first update whose gradient was not finite, else 0)
    */
   async takeSums(kind: "train" | "heldout"): Promise<Record<string, number>> {
-    const values = await this.sums();
+    const values = await this.#ownSums();
     const names = this.#objective.sums.map((s) => `${kind}/${s}`);
-    if (kind === "train") names.push(GRAD_NORM, BAD_UPDATE);
-    const sums: Record<string, number> = {};
-    for (const name of names) {
-      sums[name.replace(/^.*\//, "")] = values[this.#sums.names.indexOf(name)];
-      this.#sums.write(name, new Float32Array(1));
+    const of = (name: string) => values[this.#sums.names.indexOf(name)];
+    const shared = Float64Array.from(names, of);
+    await this.#group.allReduce(shared);
+    const sums = Object.fromEntries(this.#objective.sums.map((name, i) => [name, shared[i]]));
+    if (kind === "train") {
+      names.push(GRAD_NORM, BAD_UPDATE);
+      // These are the same on every rank.
+      Object.assign(sums, { [GRAD_NORM]: of(GRAD_NORM), [BAD_UPDATE]: of(BAD_UPDATE) });
     }
+    for (const name of names) this.#sums.write(name, new Float32Array(1));
     return sums;
   }
 
-  /** All metric sums as they stand on the device, for a checkpoint. Waits for the device. */
-  async sums(): Promise<number[]> {
+  async #ownSums(): Promise<number[]> {
     const { buffer, size } = this.#sums.slab(0);
     const floats = new Float32Array(await this.#device.read(buffer, 0, size));
     return this.#sums.names.map((name) => floats[this.#sums.view(name).offset / 4]);
   }
 
-  /** Puts back what {@link sums} returned: a resumed run adds up its metrics bit for bit. */
-  restoreSums(values: readonly number[]): void {
+  /** All metric sums as they stand on the devices, per rank, for a checkpoint. Waits for the device. */
+  async sums(): Promise<number[][]> {
+    const { rank, size } = this.#group;
+    const own = await this.#ownSums();
+    const all = new Float64Array(size * own.length);
+    all.set(own, rank * own.length);
+    await this.#group.allReduce(all);
+    return Array.from(
+      { length: size },
+      (_, i) => [...all.subarray(i * own.length, (i + 1) * own.length)],
+    );
+  }
+
+  /**
+   * Puts back what {@link sums} returned. As many ranks as before go on bit for bit; otherwise rank 0 takes
+   * all of it over.
+   */
+  restoreSums(saved: readonly (readonly number[])[]): void {
+    const { rank, size } = this.#group;
     for (const [i, name] of this.#sums.names.entries()) {
-      this.#sums.write(name, Float32Array.of(values[i]));
+      const isShared = name === GRAD_NORM || name === BAD_UPDATE;
+      const total = rank > 0 ? 0 : saved.reduce((sum, values) => sum + values[i], 0);
+      const value = saved.length === size ? saved[rank][i] : isShared ? saved[0][i] : total;
+      this.#sums.write(name, Float32Array.of(value));
     }
   }
 
   /** Number of the first update whose gradient was not finite, among {@link sums}; 0 if there is none. */
-  badUpdate(sums: readonly number[]): number {
-    return sums[this.#sums.names.indexOf(BAD_UPDATE)];
+  badUpdate(sums: readonly (readonly number[])[]): number {
+    return sums[0][this.#sums.names.indexOf(BAD_UPDATE)];
   }
 
   /** Frees all device memory. */
@@ -244,35 +347,35 @@ export class Trainer {
     for (const program of this.#micro.values()) program.destroy();
     this.#updateProgram.destroy();
     this.#workspace.destroy();
-    for (const m of [this.parameters, this.gradients, this.mean, this.square, this.#sums]) {
-      m.destroy();
-    }
+    this.#exchange?.destroy();
+    const { mean, square } = this.#moments;
+    for (const m of [this.parameters, this.gradients, mean, square, this.#sums]) m.destroy();
+  }
+
+  /**
+   * The parameters in the order in which a backward pass completes their gradients, so that buckets of
+   * neighbours are complete early.
+   */
+  #byCompletion(): [string, readonly number[]][] {
+    const parameters = declareParameters(this.model, this.#objective.parts);
+    const names = [...this.shapes.keys()];
+    // The order is that of the graph, whatever the shape.
+    const { loss } = this.#objective.build(parameters, { rows: 1, length: 8, target: 8 }, true);
+    const grads = grad(loss, names.map((name) => parameters[name]));
+    return names.map((name, i) => ({ name, id: grads[i].node.id }))
+      .sort((a, b) => a.id - b.id)
+      .map(({ name }) => [name, this.shapes.get(name)!]);
   }
 
   #program(shape: BatchShape, train: boolean): Program {
-    const lengths = lengthsOf(shape).join("→");
-    const id = `${shape.rows}×${lengths} ${train ? "train" : "heldout"}`;
+    const id = `${shape.rows}×${lengthsOf(shape).join("→")} ${train ? "train" : "heldout"}`;
     let program = this.#micro.get(id);
-    if (!program) this.#micro.set(id, program = this.#compileMicro(id, shape, train));
+    if (!program) this.#micro.set(id, program = this.#compileMicro(shape, train));
     return program;
   }
 
-  #compileMicro(id: string, shape: BatchShape, train: boolean): Program {
-    const parameters = declareParameters(this.model, this.#objective.parts);
-    const { loss, sums } = this.#objective.build(parameters, shape, train);
-    const updates: [Tensor, Tensor][] = Object.entries(sums).map(([name, value]) => {
-      const total = state(`${train ? "train" : "heldout"}/${name}`, []);
-      return [total, add(total, value)];
-    });
-    if (train) {
-      const names = [...this.shapes.keys()];
-      const accumulators = names.map((name) => state(`grad ${name}`, this.shapes.get(name)!));
-      // keep = 0 in the first micro-batch of an update: it starts the gradients anew.
-      const start = accumulators.map((g) => mul(g, runScalar("keep")));
-      const grads = grad(loss, names.map((name) => parameters[name]), start);
-      updates.push(...accumulators.map((g, i): [Tensor, Tensor] => [g, grads[i]]));
-    }
-    return compile(this.#device, { name: id, updates }, {
+  #compileMicro(shape: BatchShape, train: boolean): Program {
+    return compile(this.#device, microSpec(this.model, this.#objective, shape, train), {
       workspace: this.#workspace,
       state: (name) => {
         if (name.startsWith("grad ")) return this.gradients.view(name.slice(5));
@@ -281,47 +384,33 @@ export class Trainer {
     });
   }
 
-  /** AdamW over whole slabs: the layout of parameters, gradients and moments is the same. */
+  /** AdamW over whole slabs, or over this rank's parts of them: the layout of all four is the same. */
   #compileUpdate(): Program {
-    const { beta1, beta2, epsilon, weightDecay, clipNorm } = this.#adamw;
-    const kinds = { p: this.parameters, g: this.gradients, m: this.mean, v: this.square };
-    const slabs = this.parameters.buffers.map((buffer, i) => {
-      const of = (kind: string) => state(`${kind}${i}`, [buffer.size / 4]);
-      return { p: of("p"), g: of("g"), m: of("m"), v: of("v") };
-    });
-    const norm = sqrt(addAll(slabs.map(({ g }) => sumSquares(g))));
-    const finite = greater(scalar(LARGEST_NORM), norm);
-    const ratio = div(scalar(clipNorm), add(norm, scalar(1e-6)));
-    const clip = clipNorm > 0 ? where(greater(ratio, scalar(1)), scalar(1), ratio) : scalar(1);
-    const updates: [Tensor, Tensor][] = [];
-    for (const { p, g, m, v } of slabs) {
-      const gradient = mul(g, clip);
-      const mean = add(scale(m, beta1), scale(gradient, 1 - beta1));
-      const square = add(scale(v, beta2), scale(mul(gradient, gradient), 1 - beta2));
-      // Decay first, then the step; epsilon is added before bias correction (`stepSize` holds it).
-      const kept = sub(scalar(1), mul(runScalar("learningRate"), scalar(weightDecay)));
-      const step = mul(runScalar("stepSize"), div(mean, add(sqrt(square), scalar(epsilon))));
-      // A gradient that is not finite changes nothing: the weights stay those of the last good update.
-      const unless = (next: Tensor, old: Tensor) => where(finite, next, old);
-      updates.push([m, unless(mean, m)], [v, unless(square, v)], [
-        p,
-        unless(sub(mul(p, kept), step), p),
-      ]);
-    }
-    const norms = state(GRAD_NORM, []), bad = state(BAD_UPDATE, []);
-    updates.push([norms, add(norms, norm)]);
-    const first = where(greater(bad, scalar(0)), bad, runScalar("updateNumber"));
-    updates.push([bad, where(finite, bad, first)]);
-    return compile(this.#device, { name: "update", updates }, {
+    // The norm of a gradient that is spread over ranks is known to the host.
+    const spec = updateSpec(this.#parts.map(({ bytes }) => bytes), this.#adamw, !!this.#exchange);
+    return compile(this.#device, spec, {
       workspace: this.#workspace,
       state: (name) => {
         if (this.#sums.has(name)) return this.#sums.view(name);
-        return kinds[name[0] as keyof typeof kinds].slab(Number(name.slice(1)));
+        const kind = name[0], number = name.slice(1);
+        if (kind === "m") return this.#moments.mean.view(number);
+        if (kind === "v") return this.#moments.square.view(number);
+        const { slab, offset, bytes } = this.#parts[Number(number)];
+        const { buffers } = kind === "p" ? this.parameters : this.gradients;
+        return { buffer: buffers[slab], offset, size: bytes };
       },
     });
   }
 }
 
-function lengthsOf({ length, target }: BatchShape): number[] {
-  return target === undefined ? [length] : [length, target];
+/** AdamW's two moments. */
+export type Moment = "mean" | "square";
+
+function idOf({ name, from, to }: TensorSlice): string {
+  return `${name}[${from}:${to}]`;
+}
+
+/** WGSL may take infinity and NaN for any number; this one is larger than a norm can be. */
+function finiteNorm(norm: number): number {
+  return norm < LARGEST_NORM ? norm : 3e38;
 }

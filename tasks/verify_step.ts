@@ -29,7 +29,7 @@ import { declareParameters } from "../models/parameters.ts";
 import { compile, type Device, sizeOf, type StateMemory, Workspace } from "../ops/mod.ts";
 import { metroObjective } from "./objective.ts";
 import { GOLDEN_COUNTS, type GoldenUpdate, type StepFolder } from "./step_folder.ts";
-import { Trainer } from "./trainer.ts";
+import { Trainer, wholeUpdate } from "./trainer.ts";
 
 /** A tensor's gradients are compared relative to at least this share of the largest one of all. */
 export const GRADIENT_FLOOR = 1e-4;
@@ -116,7 +116,7 @@ export async function verifyStep(
     for (const [update, golden] of folder.updates.entries()) {
       const inputs: Record<string, Uint32Array> = { ...folder.inputs, noise: golden.noise };
       const batch = { rows, length, inputs, counts: { ...counts }, tokens: counts.tokens };
-      trainer.update([batch], { update, learningRate });
+      await trainer.update(wholeUpdate([batch]), { update, learningRate });
       const sums = await trainer.takeSums("train");
       const { loss: total, mlmLoss: mlm, clmLoss: clm, rtdLoss: rtd = 0 } = objective.figures(
         sums,

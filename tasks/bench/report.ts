@@ -307,7 +307,7 @@ function rateOf({ unit, perSecond }: DataResult): string {
 }
 
 /** Columns side by side: the first `left` ones flush left, the rest flush right. */
-function align(rows: readonly (readonly string[])[], left: number): string {
+export function align(rows: readonly (readonly string[])[], left: number): string {
   const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
   const cell = (text: string, i: number) =>
     i < left ? text.padEnd(widths[i]) : text.padStart(widths[i]);

@@ -23,7 +23,7 @@ import {
   type PreparedBatch,
   seq2seqObjective,
 } from "../objective.ts";
-import { Trainer } from "../trainer.ts";
+import { Trainer, wholeUpdate } from "../trainer.ts";
 import { pairFlops, trainingFlopsPerToken } from "./flops.ts";
 import type { Yardstick } from "./kernels.ts";
 import { doesNotFit, noiseOf, randomIds } from "./random_model.ts";
@@ -48,7 +48,7 @@ const FEWEST_TOKENS = 128;
 const LONG_ENOUGH = 300;
 
 /** What is trained in a benchmark, and what there is to know about it. */
-interface Subject {
+export interface Subject {
   name: PresetName;
   model: ModelConfig;
   objective: Objective;
@@ -63,7 +63,7 @@ interface Subject {
 }
 
 /** Pretraining; a batch of about so many tokens. */
-function pretraining(name: PresetName, tokens: number): Subject {
+export function pretraining(name: PresetName, tokens: number): Subject {
   const { model, objective: config, optimisation } = preset(name);
   const length = Math.min(optimisation.sequenceLength, tokens);
   const rows = Math.max(1, Math.floor(tokens / length));
@@ -182,14 +182,14 @@ async function timeTrainer(
   const updates = async (count: number) => {
     const start = performance.now();
     for (let i = 0; i < count; i++) {
-      trainer.update([batch], { update: update++, learningRate: LEARNING_RATE });
+      await trainer.update(wholeUpdate([batch]), { update: update++, learningRate: LEARNING_RATE });
     }
     await device.finish();
     return (performance.now() - start) / count;
   };
 
   // Compiles the optimizer's kernels.
-  trainer.update([], { update: 0, learningRate: 0 });
+  await trainer.update(wholeUpdate([]), { update: 0, learningRate: 0 });
   await device.finish();
   const made = { buffers: device.buffersCreated, pipelines: device.pipelineCount };
   const expected = flops / (await yardstick.rate()) / 1e6;
@@ -251,7 +251,7 @@ export async function timeOptimizer(
     const steps = async (count: number) => {
       const start = performance.now();
       for (let i = 0; i < count; i++) {
-        trainer!.update([], { update: i, learningRate: LEARNING_RATE });
+        await trainer!.update(wholeUpdate([]), { update: i, learningRate: LEARNING_RATE });
       }
       await device.finish();
       return (performance.now() - start) / count;

@@ -16,15 +16,54 @@ export interface Ended {
   err: string;
 }
 
-/** A process of a task of `deno.json`, running. */
-export function start(task: string, args: string[], cwd = ROOT): Deno.ChildProcess {
+/** The words of a task of `deno.json`, `deno` being the program that runs this. */
+function wordsOf(task: string): string[] {
   const { tasks } = JSON.parse(readFileSync(join(ROOT, "deno.json"), "utf8"));
   const command: string = typeof tasks[task] === "string" ? tasks[task] : tasks[task].command;
-  const words = command.split(" ").map((w) => w.endsWith(".ts") ? join(ROOT, w) : w);
-  return new Deno.Command(Deno.execPath(), {
-    args: [...words.slice(1), ...args],
+  const [, ...words] = command.split(" ").map((w) => w.endsWith(".ts") ? join(ROOT, w) : w);
+  return [Deno.execPath(), ...words];
+}
+
+/** A process of a task of `deno.json`, running. */
+export function start(
+  task: string,
+  args: string[],
+  cwd = ROOT,
+  env: Record<string, string> = {},
+): Deno.ChildProcess {
+  return startWords([...wordsOf(task), ...args], cwd, env);
+}
+
+/** How `mpirun` is told to start more ranks than there are cores, in a container, as root. */
+export const MPIRUN = [
+  "mpirun",
+  ..."--oversubscribe --mca mpi_yield_when_idle 1".split(" "),
+  ..."--mca btl_vader_single_copy_mechanism none".split(" "),
+];
+
+/** What root must say to start `mpirun`. */
+export const AS_ROOT = {
+  OMPI_ALLOW_RUN_AS_ROOT: "1",
+  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
+};
+
+/** Whether this machine has an MPI launcher. */
+export const HAS_MPI = await new Deno.Command("mpirun", {
+  args: ["--version"],
+  stdout: "null",
+  stderr: "null",
+}).output().then(({ success }) => success, () => false);
+
+/** A task of `deno.json` by so many ranks under MPI, running. */
+export function startRanks(task: string, ranks: number, args: string[]): Deno.ChildProcess {
+  return startWords([...MPIRUN, "-n", String(ranks), ...wordsOf(task), ...args], ROOT, AS_ROOT);
+}
+
+function startWords(words: string[], cwd: string, env: Record<string, string>): Deno.ChildProcess {
+  return new Deno.Command(words[0], {
+    args: words.slice(1),
     cwd,
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", ...env },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

@@ -7,7 +7,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
+import type { Evaluation } from "../../tasks/evaluate.ts";
+import { runWorkers } from "../../tasks/parallel/workers.ts";
 import type { TemplateResult } from "../../tasks/results.ts";
+import { gpuTest } from "../gpu.ts";
+import type { InterruptedArgs } from "./interrupted_rank.ts";
 import {
   fail,
   forEach,
@@ -231,6 +235,73 @@ Deno.test("accuracies are the same for batches of 1, of 3 and of many prompts", 
   }
 });
 
+/** Every file of a folder, by name. */
+async function filesIn(out: string): Promise<Record<string, string>> {
+  const names = (await readdir(out)).toSorted();
+  return Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, await readFile(join(out, name), "utf8")])),
+  );
+}
+
+Deno.test("two devices write the very same files as one, and go on where one has stopped", async () => {
+  const flags = (out: string) => ["--tasks", "all", "--batch-size", "3", "--out", at(out)];
+  const devices = ["--devices", "2", "--adapter", "software"];
+  const [one, two] = await Promise.all([
+    evaluate(first, ...flags("by-one")),
+    evaluate(first, ...flags("by-two"), ...devices),
+  ]);
+  const files = await filesIn(at("by-one"));
+  assert.deepEqual(Object.keys(files).length, FILES.length + 3);
+  assert.deepEqual(await filesIn(at("by-two")), files);
+  for (const rank of [0, 1]) assert.match(two.err, new RegExp(`rank ${rank} of 2: `));
+  // The same tables, and the same padding.
+  const said = ({ out }: { out: string }) =>
+    out.replace(/\d+ programs; (padding \S+ %).*/, "$1").replace(/^Results: .*/m, "");
+  assert.match(said(one), /padding \d/);
+  assert.equal(said(two), said(one));
+
+  await rm(join(at("by-two"), FILES[1]));
+  const again = await evaluate(first, ...flags("by-two"), ...devices);
+  assert.equal(again.err.match(/\(done before\)/g)?.length, FILES.length - 1, again.err);
+  assert.deepEqual(await filesIn(at("by-two")), files);
+});
+
+gpuTest(
+  "when one rank is told to stop, all stop at the same template and keep what is done",
+  async () => {
+    const out = at("stopped");
+    const evaluation = await runWorkers<InterruptedArgs, Evaluation>({
+      module: new URL("./interrupted_rank.ts", import.meta.url),
+      args: {
+        job: {
+          run: first,
+          tasks: ["all"],
+          data: at("rows"),
+          templates: at("templates"),
+          allowMissing: false,
+          skipBad: false,
+          out,
+          seed: 1,
+        },
+        placement: {
+          adapter: "software",
+          environment: [{}, {}],
+          expect: [undefined, undefined],
+        },
+        told: 1,
+        after: 2,
+      },
+      size: 2,
+      timeout: 60,
+      output: { write: () => {} },
+    });
+    const kept = await resultsIn(out), whole = await resultsIn(join(first, "eval"));
+    assert.deepEqual(Object.keys(kept).length, 2);
+    for (const [name, result] of Object.entries(kept)) assert.deepEqual(result, whole[name]);
+    assert.deepEqual(evaluation.results.map((r) => r.template_name), ["good or bad", "which one?"]);
+  },
+);
+
 Deno.test("a split can be named; a limit takes the first rows", async () => {
   await evaluate(first, "--tasks", "topics:test", "notes", "--limit", "4", "--out", at("split"));
   const results = await resultsIn(at("split"));
@@ -336,6 +407,12 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
     [{ data: at("nowhere") }, /nowhere: no such folder/],
     [{ run: at("nowhere") }, /nowhere: expected the folder of a run/],
     [{ run: bare }, /bare: the run has no weights yet/],
+    [{ devices: "none" }, /--devices: expected a number of at least 1, or all, got 'none'/],
+    [{ devices: "999" }, /999 devices asked for, .* found/],
+    [
+      { devices: "2", adapter: "software", data: at("bad", "field"), templates: at("strict") },
+      /rank \d: topics validation, row 3: no field 'second'/,
+    ],
     [{ "batch-sise": "4" }, /unknown flag --batch-sise; did you mean --batch-size\?/],
     [{ compare: at("nowhere") }, /nowhere: no such folder; expected a run/],
   ];

@@ -12,6 +12,7 @@ import { openTensors } from "../../tasks/checkpoint.ts";
 import { float } from "../../tasks/rows/row.ts";
 import { start } from "./command.ts";
 import {
+  assertAgree,
   fail,
   type Flags,
   forEach,
@@ -233,6 +234,16 @@ Deno.test("Ctrl-C saves a checkpoint and exits cleanly; the resumed run is the s
   const { err: resumed } = await finetune(longFlags({ out: stopped, resume: "" }));
   assert.match(resumed, /Resumed at update \d+ of 20/);
   assert.deepEqual(await outcome(stopped), await outcome(whole));
+});
+
+Deno.test("two devices finetune as one does", async () => {
+  const one = join(folder, "one-device"), two = join(folder, "two-devices");
+  const flags = { updates: "6", "log-every": "1", "evaluate-every": "3" };
+  await finetune(longFlags({ ...flags, out: one }));
+  await finetune(longFlags({ ...flags, out: two, devices: "2", adapter: "software" }));
+  await assertAgree(one, two);
+  const [a, b] = await Promise.all([one, two].map((run) => json(join(run, "mixture.json"))));
+  assert.deepEqual(a, b);
 });
 
 Deno.test("a run folder is resumed as it was begun, or not at all", async () => {

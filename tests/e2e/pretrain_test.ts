@@ -2,50 +2,19 @@
 // one line.
 
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../ops/random.ts";
 import { ended, run, start } from "./command.ts";
-
-/** A model so small that a run is a few seconds of start-up and little else. */
-const SMALL: Record<string, string | undefined> = {
-  "d-model": "16",
-  "heads": "2",
-  "d-ff": "32",
-  "encoder-layers": "1",
-  "decoder-layers": "1",
-  "aux-layers": "1",
-  "vocab-size": "280",
-  "sequence-length": "32",
-  "static-lengths": "2",
-  "batch-tokens": "512",
-  "micro-batch": "256",
-  "warmup-updates": "2",
-  "log-every": "3",
-  "evaluate-every": "6",
-  "save-every": "4",
-  "held-out": "0.2",
-};
-
-const TEXT = Array.from({ length: 40 }, (_, i) => {
-  const random = new Random(i);
-  const words = ["the", "river", "mill", "ferry", "rope", "boat", "old", "new", "bell", "rings"];
-  const line = () =>
-    Array.from({ length: 12 }, () => words[random.below(words.length)]).join(" ") + ".";
-  return [line(), line(), line()].join("\n");
-}).join("\n\n") + "\n";
+import { words } from "./prompted.ts";
+import { results, SMALL, TEXT } from "./small_run.ts";
 
 let folder = "";
 
 /** Flags of a small run, some of them changed; undefined leaves one out. */
-function flags(changes: Record<string, string | undefined> = {}): string[] {
-  const all = { ...SMALL, text: join(folder, "text.txt"), ...changes };
-  return Object.entries(all).flatMap(([name, value]) =>
-    value === undefined ? [] : [`--${name}`, value]
-  );
-}
+const flags = (changes: Record<string, string | undefined> = {}) =>
+  words({ ...SMALL, text: join(folder, "text.txt"), ...changes });
 
 Deno.test.beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "metro-e2e-"));
@@ -55,19 +24,6 @@ Deno.test.beforeAll(async () => {
 Deno.test.afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const pretrain = (args: string[]) => run("pretrain", args);
-
-/** What must repeat: the weights, and the metrics but for times. */
-async function results(runFolder: string): Promise<{ weights: string; metrics: string[] }> {
-  const bytes = await readFile(join(runFolder, "model.safetensors"));
-  const lines = (await readFile(join(runFolder, "metrics.jsonl"), "utf8")).trim().split("\n");
-  return {
-    weights: createHash("sha256").update(bytes).digest("hex"),
-    metrics: lines.map((line) => {
-      const { seconds: _s, tokensPerSecond: _t, ...rest } = JSON.parse(line);
-      return JSON.stringify(rest);
-    }),
-  };
-}
 
 async function assertOneLine(args: string[], expected: RegExp): Promise<void> {
   const { code, err } = await pretrain(args);

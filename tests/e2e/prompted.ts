@@ -14,6 +14,16 @@ const LIMIT_MS = 150_000;
 /** Flags by name; undefined leaves one out, an empty text stands for a switch. */
 export type Flags = Record<string, string | undefined>;
 
+/** A model so small that a run is a few seconds of start-up and little else. */
+export const TINY_MODEL: Flags = {
+  "d-model": "16",
+  "heads": "2",
+  "d-ff": "32",
+  "encoder-layers": "1",
+  "decoder-layers": "1",
+  "aux-layers": "1",
+};
+
 /** Flags as words of a command line. */
 export function words(flags: Flags): string[] {
   return Object.entries(flags).flatMap(([name, value]) =>
@@ -150,12 +160,7 @@ export async function pretrainSmall(
   const flags = {
     text,
     run,
-    "d-model": "16",
-    "heads": "2",
-    "d-ff": "32",
-    "encoder-layers": "1",
-    "decoder-layers": "1",
-    "aux-layers": "1",
+    ...TINY_MODEL,
     "vocab-size": "290",
     "sequence-length": "64",
     "static-lengths": "1",
@@ -180,11 +185,31 @@ export async function outcome(run: string): Promise<object> {
   };
 }
 
+/** The metrics of a run, one record per line. */
+export async function recordsOf(run: string): Promise<Record<string, number | string>[]> {
+  const lines = (await readFile(join(run, "metrics.jsonl"), "utf8")).trim().split("\n");
+  return lines.map((line) => JSON.parse(line));
+}
+
 /** The metrics but for times, one text per line. */
 export async function metricsOf(run: string): Promise<string[]> {
-  const lines = (await readFile(join(run, "metrics.jsonl"), "utf8")).trim().split("\n");
-  return lines.map((line) => {
-    const { seconds: _s, tokensPerSecond: _t, ...rest } = JSON.parse(line);
-    return JSON.stringify(rest);
-  });
+  return (await recordsOf(run)).map(({ seconds: _s, tokensPerSecond: _t, ...rest }) =>
+    JSON.stringify(rest)
+  );
+}
+
+/** All losses of two runs agree to 1e-4; norms of gradients, which differ more, to 1e-3. */
+export async function assertAgree(run: string, other: string): Promise<void> {
+  const [a, b] = await Promise.all([run, other].map(recordsOf));
+  assert.equal(a.length, b.length);
+  for (const [i, line] of a.entries()) {
+    for (const [name, value] of Object.entries(line)) {
+      if (typeof value !== "number" || !/[lL]oss|gradNorm/.test(name)) continue;
+      const error = Math.abs(Number(b[i][name]) / value - 1);
+      assert.ok(
+        error < (name === "gradNorm" ? 1e-3 : 1e-4),
+        `${name} of line ${i + 1}: ${b[i][name]} instead of ${value}`,
+      );
+    }
+  }
 }

@@ -30,7 +30,7 @@ import { Ranker } from "../../tasks/rank.ts";
 import { restoreRun, saveRun } from "../../tasks/run_folder.ts";
 import { Tokenizer } from "../../tasks/tokenizer.ts";
 import { trainTokenizer } from "../../tasks/tokenizer/train.ts";
-import { Trainer } from "../../tasks/trainer.ts";
+import { Trainer, wholeUpdate } from "../../tasks/trainer.ts";
 import { gpuTest } from "../gpu.ts";
 import { goldenJson, goldenModel, goldenTensors, hasGolden } from "./golden.ts";
 
@@ -337,7 +337,7 @@ gpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was
   };
   const before = await loss();
   for (let update = 0; update < 20; update++) {
-    trainer.update([batch], { update, learningRate: 0.01 });
+    await trainer.update(wholeUpdate([batch]), { update, learningRate: 0.01 });
   }
   const after = await loss();
   assert.ok(after < before / 2, `${before} before, ${after} after`);

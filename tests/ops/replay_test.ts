@@ -25,12 +25,14 @@ import {
   state,
   StateMemory,
   sum,
+  sumSquares,
   type Tensor,
   where,
 } from "../../ops/mod.ts";
 import { writesOf } from "../../ops/fuse.ts";
+import { Readback } from "../../ops/readback.ts";
 import { metroObjective, type PreparedBatch } from "../../tasks/objective.ts";
-import { Trainer } from "../../tasks/trainer.ts";
+import { Trainer, wholeUpdate } from "../../tasks/trainer.ts";
 import { gpuTest } from "../gpu.ts";
 
 const { model: tiny, objective: objectiveConfig, optimisation } = preset("tiny");
@@ -98,11 +100,14 @@ const namesOf = (program: Program) => program.dispatches.map(({ name }) => name)
 gpuTest("updates after the first create no buffer and no pipeline, and read nothing", async () => {
   await withTrainer(async (trainer, device) => {
     const step = (update: number) =>
-      trainer.update([batch(2 * update), batch(2 * update + 1)], { update, learningRate: 1e-3 });
-    step(0);
+      trainer.update(wholeUpdate([batch(2 * update), batch(2 * update + 1)]), {
+        update,
+        learningRate: 1e-3,
+      });
+    await step(0);
     await device.finish();
     const { buffersCreated, pipelineCount, allocatedBytes } = device;
-    for (let update = 1; update <= 50; update++) step(update);
+    for (let update = 1; update <= 50; update++) await step(update);
     const sums = await trainer.takeSums("train");
     assert.equal(device.buffersCreated, buffersCreated);
     assert.equal(device.pipelineCount, pipelineCount);
@@ -138,7 +143,7 @@ gpuTest("two trainers from one seed make the same bits", async () => {
       const trainer = new Trainer(device, MODEL, OBJECTIVE, optimisation, 1);
       trainer.initialize(initialize(MODEL, 1));
       for (let update = 0; update < 3; update++) {
-        trainer.update([batch(update)], { update, learningRate: 1e-3 });
+        await trainer.update(wholeUpdate([batch(update)]), { update, learningRate: 1e-3 });
       }
       weights.push(await trainer.parameters.read("embed.tokens"));
       trainer.destroy();
@@ -328,3 +333,53 @@ gpuTest(
     });
   },
 );
+
+gpuTest(
+  "a run in parts computes what a run does; what is said to be written then, is",
+  async () => {
+    await withDevice(async (device) => {
+      const shapes = { w: [40, 24], u: [24, 40], gw: [40, 24], gu: [24, 40], x: [16, 40] };
+      const memory = memoryOf(device, shapes);
+      const [w, u, gw, gu, x] = Object.entries(shapes).map(([name, shape]) => state(name, shape));
+      const loss = sumSquares(matmul(relu(matmul(x, w)), u));
+      const grads = grad(loss, [w, u]);
+      const program = compile(device, {
+        name: "parts",
+        updates: [[gw, grads[0]], [gu, grads[1]]],
+      }, { state: (name) => memory.view(name) });
+      const names = ["gw", "gu"];
+      program.run();
+      const expected = await Promise.all(names.map((name) => memory.read(name)));
+      for (const [i, name] of names.entries()) {
+        memory.write(name, new Float32Array(expected[i].length));
+      }
+      const ends = names.map((name) => program.written.get(name)!);
+      // The gradient of the last weight is there first.
+      assert.ok(0 < ends[1] && ends[1] < ends[0] && ends[0] <= program.dispatches.length);
+      const parts = program.runInParts({}, [ends[1], ends[0]]);
+      for (const i of [1, 0]) {
+        assert.equal(parts.next().value, ends[i]);
+        assert.deepEqual(await memory.read(names[i]), expected[i]);
+      }
+      assert.deepEqual([...parts], [program.dispatches.length]);
+      program.destroy();
+      memory.destroy();
+    });
+  },
+);
+
+gpuTest("a readback takes several windows at once, while the next work is submitted", async () => {
+  await withDevice(async (device) => {
+    const memory = memoryOf(device, { a: [256], b: [128], c: [64] });
+    const values = await Promise.all(["a", "b", "c"].map((name) => memory.read(name)));
+    const readback = new Readback(device, 4 * 384, "test");
+    const bytes = readback.read([memory.view("b"), memory.view("a")]);
+    memory.write("a", new Float32Array(256));
+    device.gpu.queue.submit([]);
+    assert.deepEqual([...new Float32Array(await bytes)], [...values[1], ...values[0]]);
+    assert.deepEqual(new Float32Array(await readback.read([memory.view("c")])), values[2]);
+    assert.throws(() => readback.read([memory.slab(0)]), /test: a read of \d+ bytes, but 1536 fit/);
+    readback.destroy();
+    memory.destroy();
+  });
+});

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { parameterCount, preset, PRESETS } from "../../models/mod.ts";
 import { openDevice } from "../../ops/mod.ts";
 import { bench, BENCH_PARTS, BENCH_SCALES, type BenchScale, chosen } from "../../tasks/bench.ts";
+import { benchParallel, onePreset, parallelTable } from "../../tasks/bench/parallel.ts";
 import { forwardFlopsPerToken, pairFlops } from "../../tasks/bench/flops.ts";
 import { cubeCases, layerCases } from "../../tasks/bench/kernel_cases.ts";
 import { type BenchReport, tables } from "../../tasks/bench/report.ts";
@@ -99,6 +100,20 @@ gpuTest("what does not fit or would take too long is skipped with the reason", a
   }
   if (limit < 264_241_152) assert.match(reason("update of large++"), /binding size/);
 }, { seconds: 120 });
+
+gpuTest("the benchmark of two ranks: both ways of an update, what is sent and kept", async () => {
+  const report = await benchParallel({
+    ...{ preset: "tiny", tokens: 64, repeat: 2, output: { write: () => {} } },
+    placement: { adapter: "software", environment: [{}, {}], expect: [undefined, undefined] },
+  });
+  assert.deepEqual([report.isolated.length, report.exchanging.length], [2, 2]);
+  for (const [path, value] of numbersIn(report)) assert.ok(value > 0, `${path}: ${value}`);
+  assert.ok(Math.abs(report.bytesSent / report.formulaBytes - 1) < 0.05);
+  assert.ok(Math.abs(report.momentBytes / (4 * report.parameters) - 1) < 0.05);
+  assert.match(parallelTable(report), /2 ranks as workers, tiny, 64 tokens each, .*\n.*without/);
+  assert.throws(() => onePreset(["tinny"], "small"), /did you mean tiny\?/);
+  assert.throws(() => onePreset(["tiny", "base"], "small"), /expected one of/);
+});
 
 Deno.test("model FLOPs are those of the formula", () => {
   // d 768, L 512, V 33280 / 64512; d 1024, 24 layers: in MFLOP per token.

@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
 import { key, Random } from "../../ops/random.ts";
+import { restoreRun, saveRun } from "../../tasks/run_folder.ts";
 import {
   openCheckpoint,
   openTensors,
@@ -20,6 +21,8 @@ import {
   writeFile as replaceFile,
   writeTensors,
 } from "../../tasks/checkpoint.ts";
+import { runRanks } from "./local_group.ts";
+import { assertFilled, fill, trained } from "./trained_slices.ts";
 
 const NAMES = ["model.safetensors", "optimizer.safetensors"];
 const SPECS = [{ name: "w", shape: [4, 4] }, { name: "b", shape: [3] }];
@@ -84,19 +87,55 @@ Deno.test("tensors read back as they were written, and the same input gives the 
   }));
 
 Deno.test("killed at any moment, a writer leaves a whole checkpoint", async () => {
-  const random = new Random(key(2023));
+  const killing = randomMoments(2023);
   await inFolder(async (folder) => {
     let update = 0;
     await save(folder, update);
-    for (let trial = 0; trial < 40; trial++) {
-      update = await killedAfter(random.below(30), folder, update + 1);
-    }
-    assert.ok(update > 40, `only ${update} checkpoints were saved`);
+    for (let trial = 0; trial < 40; trial++) update = await killed(killing, folder, update + 1);
+    assert.ok(update > 20, `only ${update} checkpoints were saved`);
   });
 });
 
+Deno.test("killed at any moment, one rank after another, a job leaves a whole checkpoint", async () => {
+  const killing = randomMoments(2024);
+  await inFolder(async (run) => {
+    let update = 0;
+    const share = trained(1, 0);
+    fill(share, update);
+    await saveRun(run, share, { update });
+    for (const size of [3, 3, 2, 3, 3, 2, 1, 3]) {
+      update = await jobKilled(killing, run, size, update + 1);
+      const readers = 1 + killing.random.below(4);
+      assert.equal(await restoredUpdate(run, readers), update);
+    }
+    assert.ok(update > 4, `only ${update} checkpoints were saved`);
+  });
+});
+
+type Killing = ReturnType<typeof randomMoments>;
+
+/** Moments within the first saves of a process, whatever time a save takes on this machine. */
+function randomMoments(seed: number) {
+  const random = new Random(key(seed));
+  let taken = 10;
+  return {
+    random,
+    /** What to call when saving begins, and after every save; kills a random while after one of them. */
+    killer(kill: (taken: number) => void): () => void {
+      const saves = random.below(3), part = random.uniform();
+      let calls = 0, last = 0;
+      return () => {
+        const now = performance.now();
+        if (calls > 0) taken = now - last;
+        last = now;
+        if (calls++ === saves) setTimeout(() => kill(taken), part * taken);
+      };
+    },
+  };
+}
+
 /** Runs the writer, kills it, and gives the update of the checkpoint that it left. */
-async function killedAfter(ms: number, folder: string, start: number): Promise<number> {
+async function killed({ killer }: Killing, folder: string, start: number): Promise<number> {
   const writer = new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "--quiet", `--allow-read=${folder}`, `--allow-write=${folder}`],
@@ -104,16 +143,86 @@ async function killedAfter(ms: number, folder: string, start: number): Promise<n
     ],
     stdout: "piped",
   }).spawn();
-  let said = "";
-  for await (const text of writer.stdout.pipeThrough(new TextDecoderStream())) {
-    if (!said) setTimeout(() => writer.kill("SIGKILL"), ms);
-    said += text;
+  const saved = killer(() => writer.kill("SIGKILL"));
+  let announced = start - 1;
+  for await (const line of linesOf(writer.stdout)) {
+    if (line !== "ready") announced = Number(line);
+    saved();
   }
   assert.equal((await writer.status).signal, "SIGKILL");
-  const announced = Number(said.trim().split("\n").slice(1).at(-1) ?? start - 1);
   const found = await loadedUpdate(folder);
   assert.ok(found === announced || found === announced + 1, `said ${announced}, found ${found}`);
   return found;
+}
+
+/** Runs a job of several processes, kills one and then the others, and gives the update that they left. */
+async function jobKilled(
+  { random, killer }: Killing,
+  run: string,
+  size: number,
+  start: number,
+): Promise<number> {
+  const job = Array.from({ length: size }, (_, rank) =>
+    new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "--quiet", "--no-prompt", `--allow-read=${run}`, `--allow-write=${run}`],
+        ...[new URL("rank_writer.ts", import.meta.url).href, run, `${size}`, `${rank}`, `${start}`],
+      ],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn());
+  const inputs = job.map(({ stdin }) => stdin.getWriter());
+  const victim = job[random.below(size)], others = job.filter((rank) => rank !== victim);
+  const later = random.uniform();
+  const saved = killer((taken) => {
+    victim.kill("SIGKILL");
+    setTimeout(() => others.forEach((rank) => rank.kill("SIGKILL")), later * taken);
+  });
+  let arrived = 0, begun = false, announced = start - 1;
+  const arrive = async () => {
+    if (++arrived < size) return;
+    arrived = 0;
+    if (!begun) saved();
+    begun = true;
+    // A rank that is dead already reads nothing.
+    for (const input of inputs) await input.write(new TextEncoder().encode("go\n")).catch(() => {});
+  };
+  await Promise.all(job.map(async ({ stdout }) => {
+    for await (const line of linesOf(stdout)) {
+      if (line === "barrier") {
+        await arrive();
+        continue;
+      }
+      announced = Number(line);
+      saved();
+    }
+  }));
+  for (const rank of job) assert.equal((await rank.status).signal, "SIGKILL");
+  for (const input of inputs) await input.close().catch(() => {});
+  const found = await restoredUpdate(run, 1);
+  assert.ok(found === announced || found === announced + 1, `said ${announced}, found ${found}`);
+  return found;
+}
+
+/** Restores as a number of ranks, and makes sure that every value is of the same update. */
+async function restoredUpdate(run: string, size: number): Promise<number> {
+  const [update, ...others] = await runRanks(size, async (group) => {
+    const share = trained(size, group.rank);
+    const { update } = await restoreRun(run, share, group);
+    await assertFilled(share, update);
+    return update;
+  });
+  for (const other of others) assert.equal(other, update);
+  return update;
+}
+
+async function* linesOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string> {
+  let rest = "";
+  for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
 }
 
 Deno.test("a commit that was cut off is read as committed, and finished by the next save", () =>
@@ -154,7 +263,7 @@ Deno.test("a writer that fails leaves the previous checkpoint and no rubbish", (
     );
     await assert.rejects(
       writeTensors(join(folder, NAMES[0]), SPECS, () => new Float32Array(1), {}),
-      /writing tensor b: got 1 values for shape \[3\]/,
+      /writing tensor w: got 1 values for shape \[4,4\]/,
     );
     assert.equal(await loadedUpdate(folder), 1);
     assert.deepEqual((await readdir(folder)).sort(), NAMES);
@@ -218,6 +327,18 @@ Deno.test("a full disk leaves the previous checkpoint and no rubbish", async (te
         assert.match(await refusal(report), full);
         assert.equal(await loadedUpdate(folder), 1);
         assert.deepEqual((await readdir(folder)).sort(), NAMES);
+
+        for (const unlucky of [0, 1]) {
+          const saving = runRanks(2, async (group) => {
+            const own = group.rank === unlucky ? large : filled(2);
+            const files = NAMES.map((name, rank) => [name, rank === group.rank ? own : undefined]);
+            await saveCheckpoint(folder, Object.fromEntries(files), { group });
+          });
+          assert.match(await refusal(() => saving), full);
+          assert.equal(await loadedUpdate(folder), 1);
+          await save(folder, 1);
+          assert.deepEqual((await readdir(folder)).sort(), NAMES);
+        }
       },
     });
     if (mounted.success) await command("umount", folder);

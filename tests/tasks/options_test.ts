@@ -25,6 +25,7 @@ const options = describe({
     group: "Training",
     help: "Tokens in an update, over all of its micro-batches.",
   },
+  textWeights: { type: "numbers", above: 0, group: "Data", help: "Shares of the texts." },
   peakLearningRate: { type: "number", above: 0, group: "Training", help: "Reached after warm-up." },
   dropout: { type: "number", min: 0, below: 1, default: 0, group: "Training", help: "Rate." },
   resume: { type: "boolean", default: false, group: "Run", help: "Go on where the run stopped." },
@@ -55,15 +56,11 @@ Deno.test("the config's type is inferred from the description", () => {
   const updates: number = config.updates;
   const resume: boolean = config.resume;
   const text: readonly string[] | undefined = config.text;
+  const weights: readonly number[] | undefined = config.textWeights;
   // @ts-expect-error: an option without a default may be absent
   const rate: number = config.peakLearningRate;
-  assert.deepEqual([preset, updates, resume, text, rate], [
-    "base",
-    100,
-    false,
-    undefined,
-    undefined,
-  ]);
+  assert.deepEqual([preset, updates, resume], ["base", 100, false]);
+  assert.deepEqual([text, weights, rate], [undefined, undefined, undefined]);
 });
 
 Deno.test("flags are read in both spellings, lists with spaces or repeated", () => {
@@ -85,6 +82,26 @@ Deno.test("flags are read in both spellings, lists with spaces or repeated", () 
     text: ["-odd-name", "--more"],
   });
   assert.deepEqual(parseFlags(options, ["--shuffle=false"]), { shuffle: false });
+});
+
+Deno.test("a list of numbers takes all words that follow, negative ones as well", () => {
+  const weights = (...args: string[]) => parseFlags(options, args).textWeights;
+  assert.deepEqual(weights("--text-weights", "3", "1"), [3, 1]);
+  assert.deepEqual(weights("--textWeights=.5", "1e-3", "--resume", "--text-weights", "2"), [
+    .5,
+    1e-3,
+    2,
+  ]);
+  const shift = { type: "numbers", help: "Shifts.", default: [0] } as const;
+  const shifts = describe({ shift, updates: { type: "integer", help: "How many." } });
+  assert.deepEqual(parseFlags(shifts, ["--shift", "1", "-1.5", "-2", "--updates", "-3"]), {
+    shift: [1, -1.5, -2],
+    updates: -3,
+  });
+  assert.match(
+    help(shifts, { usage: "u", intro: "I." }),
+    /--shift NUMBER\.\.\. +Shifts\. Default: 0\./,
+  );
 });
 
 Deno.test("words without a flag go to the positional option", () => {
@@ -136,6 +153,18 @@ Deno.test("a value that does not fit says what was expected and what came", () =
     "--peakLearningRate: expected a number above 0, got 0",
   );
   assert.equal(
+    failure("--text-weights", "3", "-1"),
+    "--text-weights: expected one or more numbers above 0, got [3,-1]",
+  );
+  assert.equal(
+    failure("--text-weights", "3", "x"),
+    '--text-weights: expected one or more numbers above 0, got [3,"x"]',
+  );
+  assert.equal(
+    failure("--text-weights", "NaN"),
+    '--text-weights: expected one or more numbers above 0, got ["NaN"]',
+  );
+  assert.equal(
     failure("--preset", "bse"),
     "--preset: expected one of tiny, base, large++, got 'bse'; did you mean base?",
   );
@@ -153,6 +182,12 @@ Deno.test("a forgotten, doubled or stray value is an error, never ignored", () =
   );
   assert.equal(failure("--text"), "--text: expected one or more paths after it, got nothing");
   assert.equal(failure("--text="), '--text: expected one or more paths, got [""]');
+  assert.equal(failure("--text", "a", ""), '--text: expected one or more paths, got ["a",""]');
+  assert.equal(
+    failure("--text-weights", "--resume"),
+    "--text-weights: expected one or more numbers above 0 after it, got the flag --resume; " +
+      "if --resume is meant as the value, type --text-weights=--resume",
+  );
   assert.equal(
     failure("--updates", "1", "--updates", "2"),
     "--updates: given more than once; give it once",
@@ -179,6 +214,9 @@ Deno.test("validate checks a config file against the same description", () => {
       [{ updates: null }, "updates: expected an integer of at least 1, got null"],
       [{ text: "a" }, "text: expected one or more paths, got 'a'"],
       [{ text: [] }, "text: expected one or more paths, got []"],
+      [{ textWeights: [1, 0] }, "textWeights: expected one or more numbers above 0, got [1,0]"],
+      [{ textWeights: [] }, "textWeights: expected one or more numbers above 0, got []"],
+      [{ textWeights: 1 }, "textWeights: expected one or more numbers above 0, got 1"],
       [{ resume: 1 }, "resume: expected true or false, got 1"],
       [{ preset: ["base"] }, 'preset: expected one of tiny, base, large++, got ["base"]'],
       [[1], "expected an object of options, got [1]"],
@@ -216,6 +254,7 @@ Options:
 Data:
   --text PATH...               Text files or folders to learn from.
   --tokenizer TOKENIZER.JSON   A ready tokenizer.
+  --text-weights NUMBER...     Shares of the texts.
 
 Training:
   --updates INTEGER            How many updates. Default: 100.

@@ -1,35 +1,16 @@
 // Rank classification: scores do not depend on batches, order or padding; padding stays small.
 
 import assert from "node:assert/strict";
-import { initialize, parameterShapes, preset, type RankShape, SPECIAL } from "../../models/mod.ts";
-import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
-import { Random } from "../../ops/random.ts";
+import { type RankShape, SPECIAL } from "../../models/mod.ts";
+import { openDevice } from "../../ops/mod.ts";
 import type { LoadedModel } from "../../tasks/model.ts";
+import { runWorkers } from "../../tasks/parallel/workers.ts";
 import { bestOf, planRanking, rank, Ranker, type RankRequest } from "../../tasks/rank.ts";
-import { Tokenizer } from "../../tasks/tokenizer.ts";
-import { trainTokenizer } from "../../tasks/tokenizer/train.ts";
 import { gpuTest } from "../gpu.ts";
+import { modelOn, requestsLike } from "./random_model.ts";
+import type { ScoreArgs, Scores } from "./score_rank.ts";
 
 const LIMITS = { maxSource: 512, batchTokens: 2048 };
-
-/** Ids of a random length around a mean, as texts have. */
-function ids(random: Random, mean: number, spread: number): Uint32Array {
-  const length = Math.max(2, Math.round(mean + spread * random.normal()));
-  return Uint32Array.from({ length }, () => 4 + random.below(200));
-}
-
-function requestsLike(
-  count: number,
-  choices: number,
-  prompt: [number, number],
-  choice: [number, number],
-): RankRequest[] {
-  const random = new Random(7);
-  return Array.from({ length: count }, () => ({
-    source: ids(random, ...prompt),
-    choices: Array.from({ length: choices }, () => ids(random, ...choice)),
-  }));
-}
 
 function overheadOf(requests: RankRequest[], batchTokens: number): number {
   const plan = planRanking(requests, { ...LIMITS, batchTokens });
@@ -98,45 +79,6 @@ Deno.test("ties go to the first choice", () => {
   assert.equal(bestOf([-2, -1, -1]), 1);
   assert.equal(bestOf([-1, -1]), 0);
 });
-
-async function modelOn(device: Device): Promise<LoadedModel> {
-  const json = await trainTokenizer(["good bad yes no the film was"], {
-    vocabSize: 260,
-    lowercase: true,
-    sentinels: 8,
-  });
-  const tokenizer = new Tokenizer(json);
-  const config = {
-    ...preset("tiny").model,
-    vocabSize: tokenizer.rows,
-    sentinels: 8,
-    dModel: 32,
-    heads: 2,
-    dFf: 64,
-    encoderLayers: 2,
-    decoderLayers: 2,
-  };
-  const shapes = parameterShapes(config, ["main"]);
-  const parameters = new StateMemory(device, shapes, "parameters");
-  const values = initialize(config, 3);
-  for (const name of shapes.keys()) {
-    // Larger than at the start of training, so that choices differ.
-    const scale = /weight|embed/.test(name) ? 3 : 1;
-    parameters.write(name, values(name).map((x) => scale * x));
-  }
-  return {
-    device,
-    config,
-    parameters,
-    tokenizer,
-    start: SPECIAL.eos,
-    maxSource: 128,
-    maxTarget: 64,
-    name: "random",
-    trainedOn: [],
-    destroy: () => parameters.destroy(),
-  };
-}
 
 async function withModel(body: (model: LoadedModel) => Promise<void>): Promise<void> {
   const device = await openDevice();
@@ -258,3 +200,33 @@ gpuTest("an empty prompt, an empty choice and no choice are refused", async () =
     await assert.rejects(rank(model, "a", []), /expected choices to rank, got none/);
   });
 });
+
+/** Scores by so many ranks, each on a software device of its own. */
+function scoresBy(size: number, args: Partial<ScoreArgs> = {}): Promise<Scores> {
+  return runWorkers<ScoreArgs, Scores>({
+    module: new URL("./score_rank.ts", import.meta.url),
+    // The second plan would be another if each rank went by the programs that it has.
+    args: { calls: [[5, 30], [9, 34], [0, 1], [12, 44]], ...args },
+    size,
+    timeout: 60,
+    output: { write: () => {} },
+  });
+}
+
+gpuTest("scores and plans have the same bits whatever the number of ranks", async () => {
+  const [one, three] = [await scoresBy(1), await scoresBy(3)];
+  assert.ok(one.scores.flat(2).every((score) => score < -1));
+  assert.deepEqual(three, one);
+}, { seconds: 120 });
+
+gpuTest("scores that are no numbers stay so on several ranks", async () => {
+  const { scores } = await scoresBy(2, { scale: NaN });
+  assert.ok(scores.flat(2).every(Number.isNaN), scores.flat(2).join(" "));
+}, { seconds: 120 });
+
+gpuTest("ranks with different prompts end with a line instead of wrong scores", async () => {
+  await assert.rejects(scoresBy(2, { different: true }), {
+    name: "UserError",
+    message: /^rank 1: the ranks were given different prompts: /,
+  });
+}, { seconds: 120 });

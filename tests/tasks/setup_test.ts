@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { distributionsIn, planDriver, type System } from "../../tasks/setup.ts";
+import { distributionsIn, planDriver, planMpi, type System } from "../../tasks/setup.ts";
 
 const linux = (rights: System["rights"], ...distributions: string[]): System => ({
   os: "linux",
@@ -44,6 +44,19 @@ Deno.test("on every other system the advice fits, and nothing is run", () => {
   }
 });
 
+Deno.test("MPI comes by the same ways", () => {
+  const install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "openmpi-bin"];
+  assert.deepEqual(planMpi(linux("root", "debian")).install[1], install);
+  for (
+    const [system, advice] of [
+      [linux("none", "debian"), /^type: sudo apt-get update && sudo .* openmpi-bin$/],
+      [linux("root", "fedora"), /^type: dnf install openmpi$/],
+      [linux("root"), /^install Open MPI$/],
+      [{ os: "darwin", distributions: [], rights: "none" }, /^type: brew install open-mpi$/],
+    ] as [System, RegExp][]
+  ) assert.match(planMpi(system).advice, advice);
+});
+
 Deno.test("distributions are named by ID and ID_LIKE only", () => {
   const release = 'NAME="Pop!_OS"\nVERSION_ID="22.04"\nID=pop\nID_LIKE="ubuntu debian"\n';
   assert.deepEqual(distributionsIn(release), ["pop", "ubuntu", "debian"]);
@@ -58,7 +71,11 @@ const isDebian = Deno.build.os === "linux" &&
   distributionsIn(await readFile("/etc/os-release", "utf8").catch(() => "")).includes("debian");
 
 /** Runs `scripts/setup.ts` with only the stand-ins on its PATH. */
-async function setUp(stand: Record<string, string>, permissions: string[] = ["--allow-sys=uid"]) {
+async function setUp(
+  stand: Record<string, string>,
+  permissions: string[] = ["--allow-sys=uid"],
+  { driver = "", flags = [] }: { driver?: string; flags?: string[] } = {},
+) {
   const folder = await mkdtemp(join(tmpdir(), "setup-"));
   try {
     const [log, icd] = [join(folder, "log"), join(folder, "icd.json")];
@@ -70,10 +87,10 @@ async function setUp(stand: Record<string, string>, permissions: string[] = ["--
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: [
         ...["run", "--quiet", "--no-prompt", "--allow-env=DENO_WEBGPU_BACKEND,XDG_RUNTIME_DIR"],
-        ...["--allow-read=/etc/os-release", "--allow-run=apt-get,sudo", ...permissions],
-        new URL("../../scripts/setup.ts", import.meta.url).href,
+        ...["--allow-read=/etc/os-release", "--allow-run=apt-get,sudo,mpirun", ...permissions],
+        ...[new URL("../../scripts/setup.ts", import.meta.url).href, ...flags],
       ],
-      env: { PATH: folder, VK_DRIVER_FILES: icd, DEBIAN_FRONTEND: "", NO_COLOR: "1" },
+      env: { PATH: folder, VK_DRIVER_FILES: driver || icd, DEBIAN_FRONTEND: "", NO_COLOR: "1" },
     }).output();
     const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
     const calls = await readFile(log, "utf8").catch(() => "");
@@ -156,5 +173,41 @@ Deno.test({
         "sudo apt-get install -y libvulkan1 mesa-vulkan-drivers\n",
     );
     assert.equal(calls, ": sudo -n true\n");
+  },
+});
+
+// The driver is there; MPI is not.
+const driver = await readdir(ICD).then(
+  (names) => join(ICD, names.find((name) => name.startsWith("lvp_icd")) ?? ""),
+  () => "",
+);
+const forTests = { driver, flags: ["--tests"] };
+
+Deno.test({
+  name: "for tests, MPI is installed, unless it is there",
+  ignore: !isDebian || Deno.uid() !== 0,
+  async fn() {
+    const bare = await setUp({ "apt-get": "" }, undefined, forTests);
+    assert.equal(bare.code, 0, bare.stderr);
+    assert.match(bare.calls, /apt-get install -y -qq --no-install-recommends openmpi-bin\n$/);
+    assert.match(bare.stderr, /\nOpen MPI is installed\.\n$/);
+    const ready = await setUp({ "apt-get": "", mpirun: "" }, undefined, forTests);
+    assert.equal(ready.calls, ": mpirun --version\n");
+    assert.equal(ready.stderr, "");
+  },
+});
+
+Deno.test({
+  name: "for tests, MPI that cannot be installed is one line with the command to type",
+  ignore: !isDebian,
+  async fn() {
+    const { code, stdout, stderr } = await setUp({ sudo: "exit 1" }, [], forTests);
+    assert.equal(code, 0);
+    assert.equal(
+      stderr,
+      "No MPI found; the tests that need it are left out. To run them, type: " +
+        "sudo apt-get update && sudo apt-get install -y openmpi-bin\n",
+    );
+    assert.match(stdout, /^Ready: /);
   },
 });

@@ -1,0 +1,61 @@
+/**
+ * The flags by which a command says how many GPUs it runs on.
+ *
+ * @module
+ */
+
+import { shown } from "../../models/untrusted.ts";
+import { UserError } from "../../ops/errors.ts";
+import { describe } from "../options.ts";
+
+/** The heading of these flags in `--help`. */
+export const DEVICES = "Devices";
+
+/** Flags of every command that can run on several devices; {@link parseDevices} reads the first. */
+export const DEVICE_OPTIONS = describe({
+  devices: {
+    type: "string",
+    unit: "number or all",
+    default: "1",
+    group: DEVICES,
+    help: "How many GPUs of this machine share the work, a worker for each; `all` for every GPU.",
+  },
+  adapter: {
+    type: "choice",
+    choices: ["auto", "software"],
+    default: "auto",
+    group: DEVICES,
+    help: "software: each device is the software driver on the CPU, to try several out.",
+  },
+  timeout: {
+    type: "number",
+    above: 0,
+    unit: "seconds",
+    default: 300,
+    group: DEVICES,
+    help: "Of several devices, one that gives no sign of life for so long is taken for hung.",
+  },
+});
+
+/**
+ * Reads the value of `--devices`.
+ *
+ * @throws {UserError} for anything but a whole number of at least 1, or `all`
+ *
+ * @example
+ * ```ts
+ * import { parseDevices } from "./device_options.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(parseDevices("all"), "all");
+ * assert.equal(parseDevices("2"), 2);
+ * assert.throws(() => parseDevices("0"), {
+ *   message: "--devices: expected a number of at least 1, or all, got '0'",
+ * });
+ * ```
+ */
+export function parseDevices(text: string): number | "all" {
+  if (text === "all") return text;
+  if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
+  throw new UserError(`--devices: expected a number of at least 1, or all, got '${shown(text)}'`);
+}

@@ -1,0 +1,156 @@
+/**
+ * Device and host memory of a training run, from the layouts and memory plans that training itself uses.
+ *
+ * @module
+ */
+
+import { parameterShapes } from "../../models/mod.ts";
+import { STAGING_BYTES } from "../../ops/device.ts";
+import { layout } from "../../ops/memory.ts";
+import { estimateProgram, type KernelTarget, sharedWorkspace, sizeOf } from "../../ops/mod.ts";
+import { mib } from "../bench/report.ts";
+import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
+import { UNDER_WAY } from "../parallel/exchange.ts";
+import type { PretrainConfig } from "../pretrain_options.ts";
+import { microSpec, updateSpec } from "../training_programs.ts";
+import { subjectOf, workOf } from "./work.ts";
+
+/** Part of the memory, and how it comes about. */
+export interface MemoryItem {
+  /** What it holds. */
+  what: string;
+  /** The arithmetic. */
+  how: string;
+  /** Bytes. */
+  bytes: number;
+}
+
+/** What {@link planMemory} foresees, for one device. */
+export interface MemoryPlan {
+  /** Parts of the device's memory. */
+  items: MemoryItem[];
+  /** Their sum. */
+  bytes: number;
+  /** Bytes on the host that buckets pass through, for one rank. */
+  hostBytes: number;
+  /** The largest window that a kernel binds. */
+  largestBinding: { what: string; bytes: number };
+  /** The largest buffer. */
+  largestBuffer: { what: string; bytes: number };
+  /** Numbers that training changes. */
+  parameters: number;
+  /** Bytes of all gradients as they lie in memory; those of the weights are the same. */
+  gradientBytes: number;
+  /** Bytes of them that are complete only when the backward pass is over: the token table. */
+  lateBytes: number;
+  /** Pieces in which gradients and weights travel. */
+  buckets: number;
+  /** Bytes of the largest. */
+  bucketBytes: number;
+}
+
+/**
+ * The memory of one of several devices.
+ *
+ * @param devices that share the optimizer's state
+ * @param target family of kernels
+ *
+ * @example
+ * ```ts
+ * import { planMemory } from "./memory.ts";
+ * import { resolvePretrain } from "../pretrain_options.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const config = resolvePretrain({ preset: "tiny" }, []);
+ * const target = { deviceClass: "gpu", subgroupSize: 32 } as const;
+ * const [one, two] = [1, 2].map((devices) => planMemory(config, devices, target));
+ * const moments = (plan: typeof one) => plan.items.find(({ what }) => what === "moments")!.bytes;
+ * assert.ok(Math.abs(moments(one) / moments(two) - 2) < 0.01);
+ * ```
+ */
+export function planMemory(
+  config: PretrainConfig,
+  devices: number,
+  target: KernelTarget,
+): MemoryPlan {
+  const { model, objective } = subjectOf(config);
+  const { shapes, heldout } = workOf(config, devices);
+  const tensors = parameterShapes(model, objective.parts);
+  const elements = [...tensors].map(([name, shape]) => ({ name, size: sizeOf(shape) }));
+  const parameters = total(elements.map(({ size }) => size));
+  const tables = elements.filter(({ name }) => name.endsWith("embed.tokens"));
+  const { slabs } = layout(tensors, slabMultiple(devices));
+  const gradientBytes = total(slabs);
+  const buckets = cutSlabs(slabs, devices).map(({ bytes }) => bytes);
+  const parts = buckets.map((bytes) => bytes / devices);
+  const moments = layout(parts.map((bytes, i): [string, number[]] => [`${i}`, [bytes / 4]])).slabs;
+  const names = [...objective.sums, ...objective.sums, "gradNorm", "badUpdate"];
+  const sums = layout(names.map((_, i): [string, number[]] => [`${i}`, []])).slabs;
+
+  const programs = [
+    estimateProgram(updateSpec(parts, config, devices > 1), target),
+    ...shapes.flatMap((shape, i) => [
+      estimateProgram(microSpec(model, objective, shape, true), target),
+      estimateProgram(microSpec(model, objective, heldout[i], false), target),
+    ]),
+  ];
+  const workspace = sharedWorkspace(programs);
+  const bucketBytes = Math.max(...buckets);
+  const readbacks = devices > 1 ? Math.min(UNDER_WAY, buckets.length) : 0;
+  const staging = readbacks * bucketBytes;
+  const numbers = `${parameters.toLocaleString("en-US")} × 4 bytes`;
+  const { rows, length } = shapes.at(-1)!;
+  const items = [
+    { what: "weights", how: numbers, bytes: gradientBytes },
+    { what: "gradients", how: numbers, bytes: gradientBytes },
+    {
+      what: "moments",
+      how: `2 × ${numbers}${devices > 1 ? ` / ${devices}, in ${buckets.length} buckets` : ""}`,
+      bytes: 2 * total(moments),
+    },
+    {
+      what: "intermediate values",
+      how: `${rows} × ${length} tokens, by the memory plan of ${programs.length} programs`,
+      bytes: total(workspace),
+    },
+    {
+      what: "inputs, uniform blocks, sums",
+      how: `of ${programs.length} programs`,
+      bytes: total(programs.map(({ ownBytes }) => ownBytes)) + total(sums),
+    },
+    {
+      what: "buffers for reading",
+      how: `${mib(STAGING_BYTES)}${
+        staging > 0 ? ` + ${readbacks} buckets of ${mib(bucketBytes)}` : ""
+      }`,
+      bytes: STAGING_BYTES + staging,
+    },
+  ];
+  const largest = <T extends { bytes: number }>(all: readonly T[]) =>
+    all.reduce((a, b) => b.bytes > a.bytes ? b : a);
+  return {
+    items,
+    bytes: total(items.map(({ bytes }) => bytes)),
+    // Those that have arrived, the one that is exchanged, and the sum.
+    hostBytes: devices > 1 ? (readbacks + 2) * bucketBytes : 0,
+    largestBinding: largest(programs.map(({ largest: { what, bytes } }, i) => {
+      return { what: i === 0 ? "what AdamW updates at once" : what, bytes };
+    })),
+    largestBuffer: largest([
+      { what: "weights", bytes: Math.max(...slabs) },
+      { what: "intermediate values", bytes: Math.max(...workspace) },
+    ]),
+    parameters,
+    gradientBytes,
+    lateBytes: Math.min(
+      gradientBytes,
+      Math.max(bucketBytes, 4 * total(tables.map(({ size }) => size))),
+    ),
+    buckets: buckets.length,
+    bucketBytes,
+  };
+}
+
+function total(sizes: readonly number[]): number {
+  return sizes.reduce((a, b) => a + b, 0);
+}

@@ -1,0 +1,91 @@
+/**
+ * Who computes what in an update, in numbers: micro-batches, their slices, tokens per device.
+ *
+ * @module
+ */
+
+import { type ModelConfig, t5Lengths } from "../../models/mod.ts";
+import { rowsOf } from "../batches.ts";
+import { pairFlops, trainingFlopsPerToken } from "../bench/flops.ts";
+import { type BatchShape, metroObjective, type Objective, t5Objective } from "../objective.ts";
+import { partsOf, rowsOfSlice } from "../parallel/share.ts";
+import { modelConfig, objectiveConfig, type PretrainConfig } from "../pretrain_options.ts";
+
+/** The share of one device in an update. */
+export interface Work {
+  /** Micro-batches of the update. */
+  micros: number;
+  /** Rows and length of the longest ones. */
+  micro: BatchShape;
+  /** Slices of micro-batches that each device computes. */
+  slices: number;
+  /** Rows and length of such a slice, at every static length. */
+  shapes: BatchShape[];
+  /** Rows and length of the micro-batches of an evaluation, which are not cut. */
+  heldout: BatchShape[];
+  /** Tokens that each device computes, padding included. */
+  tokens: number;
+  /** The same over an equal share of the update: more than 1 if rows do not divide. */
+  surplus: number;
+}
+
+/** Model and objective of a run whose text is not there yet. */
+export function subjectOf(config: PretrainConfig): { model: ModelConfig; objective: Objective } {
+  const { vocabSize, sequenceLength, seed, labelSmoothing } = config;
+  const model = modelConfig(config, vocabSize + sequenceLength, sequenceLength);
+  const objective = config.objective === "metro"
+    ? metroObjective(model, objectiveConfig(config), seed)
+    : t5Objective(model, seed, labelSmoothing);
+  return { model, objective };
+}
+
+/**
+ * Deals an update out.
+ *
+ * @param devices that share it
+ *
+ * @example
+ * ```ts
+ * import { workOf } from "./work.ts";
+ * import { resolvePretrain } from "../pretrain_options.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { micros, slices, tokens } = workOf(resolvePretrain({ preset: "base" }, []), 64);
+ * assert.deepEqual([micros, slices, tokens], [128, 2, 2 * 8192]);
+ * ```
+ */
+export function workOf(config: PretrainConfig, devices: number): Work {
+  const { batchTokens, microBatch, sequenceLength, staticLengths } = config;
+  const micros = Math.max(1, Math.round(batchTokens / microBatch));
+  const parts = partsOf(micros, devices);
+  const lengths = evenLengths(sequenceLength, staticLengths);
+  const heldout = lengths.map((length) => {
+    return { rows: rowsOf({ microBatchTokens: microBatch, lengths }, length), length };
+  });
+  const shapes = heldout.map(({ rows, length }) => {
+    return { rows: rowsOfSlice(rows, { part: 0, parts }).count, length };
+  });
+  const micro = heldout.at(-1)!, longest = shapes.at(-1)!;
+  const slices = micros * parts / devices;
+  const tokens = slices * longest.rows * longest.length;
+  const surplus = tokens * devices / (micros * micro.rows * micro.length);
+  return { micros, micro, slices, shapes, heldout, tokens, surplus };
+}
+
+/** Lengths in equal steps up to the longest, in multiples of 8, as pretraining pads to. */
+function evenLengths(longest: number, count: number): number[] {
+  const upTo = (length: number) => Math.max(8, Math.ceil(length / 8) * 8);
+  const last = upTo(longest);
+  return [...new Set(Array.from({ length: count }, (_, i) => upTo(last * (i + 1) / count)))];
+}
+
+/** Floating-point operations per token of the text, forward and backward, by the model's formula. */
+export function flopsPerToken(config: PretrainConfig): number {
+  const { model } = subjectOf(config);
+  const { sequenceLength } = config;
+  if (config.objective === "metro") {
+    return trainingFlopsPerToken(model, objectiveConfig(config), sequenceLength);
+  }
+  const { source, target } = t5Lengths(sequenceLength);
+  return 3 * pairFlops(model, { rows: 1, length: source, target }) / sequenceLength;
+}

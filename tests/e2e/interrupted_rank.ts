@@ -1,0 +1,30 @@
+/** A rank of an evaluation that one rank alone is told to stop: what `evaluate_test.ts` runs in workers. */
+
+import { type EvaluateJob, evaluateModel } from "../../tasks/evaluate.ts";
+import { loadModel } from "../../tasks/model.ts";
+import { openRankDevice, type WorkerPlacement } from "../../tasks/parallel/rank_device.ts";
+import { serveRank } from "../../tasks/parallel/worker.ts";
+
+/** What every rank is given. */
+export interface InterruptedArgs {
+  /** The evaluation. */
+  job: Omit<EvaluateJob, "model">;
+  /** Where the ranks compute. */
+  placement: WorkerPlacement;
+  /** Which rank hears of it. */
+  told: number;
+  /** How many templates that rank looks at before. */
+  after: number;
+}
+
+serveRank<InterruptedArgs>(async ({ job, placement, told, after }, { group, output }) => {
+  const device = await openRankDevice(group, placement, output);
+  const model = await loadModel(device, job.run);
+  let looks = 0;
+  const interrupted = {
+    get aborted() {
+      return group.rank === told && looks++ >= after;
+    },
+  };
+  return await evaluateModel({ ...job, model, group, interrupted, output });
+});
