@@ -38,16 +38,18 @@ const PAGE = {
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(BENCH_OPTIONS, PAGE));
   const flags = { ...defaults(BENCH_OPTIONS), ...parseFlags(BENCH_OPTIONS, Deno.args) };
+  // They differ in what they hold, and `plan` reads only the first.
+  const { out = flags.parallel ? "bench-parallel.json" : "bench.json" } = flags;
   const write = (report: unknown) =>
-    Deno.writeTextFile(flags.out, JSON.stringify(report, null, 2) + "\n");
+    Deno.writeTextFile(out, JSON.stringify(report, null, 2) + "\n");
   if (flags.parallel) {
     const preset = onePreset(flags.preset, "small");
     const cards = findCards().length;
     const adapter = cards >= flags.ranks ? "auto" : "software";
     const placement = await prepareAdapters({ ranks: flags.ranks, adapter });
     const tokens = flags.rankTokens ??
-      (adapter === "auto" ? resolvePretrain({ preset }, []).microBatch : 512);
-    const repeat = flags.repeat ?? 5, output = process.stderr;
+      (adapter === "auto" ? resolvePretrain({ preset }, []).microBatch : 1024);
+    const repeat = flags.repeat ?? (adapter === "auto" ? 10 : 3), output = process.stderr;
     const report = await benchParallel({ preset, tokens, repeat, placement, output });
     await write(report);
     console.log(parallelTable(report));
@@ -61,5 +63,5 @@ await main(async () => {
     console.log(tables(report));
     device.destroy();
   }
-  console.log(`\nAll numbers: ${flags.out}`);
+  console.log(`\nAll numbers: ${out}`);
 });

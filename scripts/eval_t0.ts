@@ -17,8 +17,7 @@ import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { DEVICE_OPTIONS, parseDevices } from "../tasks/parallel/device_options.ts";
 import { evaluateByWorkers } from "../tasks/parallel/evaluate_workers.ts";
-import { findCards, placeRanks } from "../tasks/parallel/placement.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
+import { prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
 
 const OPTIONS = describe({
   run: {
@@ -109,16 +108,11 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const devices = parseDevices(flags.devices), { adapter } = flags;
+  const { adapter, relativeMaxDistance, timeout } = flags;
+  const devices = parseDevices(flags.devices);
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
   }
-  const placement = placeRanks({
-    ranks: devices,
-    adapter,
-    cards: devices !== 1 && adapter === "auto" ? findCards() : [],
-    mode: "workers",
-  });
   const sample = join(import.meta.dirname!, "..", "data");
   const { data = join(sample, "tasks"), templates = join(sample, "templates") } = flags;
   const tasks = flags.tasks ?? [flags.data === undefined ? "all" : "T0-Eval"];
@@ -127,38 +121,28 @@ await main(async () => {
     : await finetunedRun(flags.run, flags.pretrained);
   const out = flags.out ??
     join(flags.run === undefined ? join("runs", shortName(chosen)) : chosen, "eval");
-  const run = await resolveModel(chosen);
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
+  // Too few devices are better known before a model is downloaded.
+  const placement = await prepareAdapters({ ranks: devices, adapter });
+  const run = await resolveModel(chosen);
   const interrupted = interruption("what is finished is kept");
-  await ensureAdapter();
-  // Installing the driver and finding the cards were the only reasons to start other programs.
-  await Deno.permissions.revoke({ name: "run" });
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
   const batches = { batchSize, batchTokens };
   const job = { run, tasks, data, templates, allowMissing, skipBad, out, seed, limit, batches };
-  const { relativeMaxDistance, timeout } = flags, output = process.stderr;
-  const options = { relativeMaxDistance };
+  const options = { relativeMaxDistance }, output = process.stderr;
   const ranks = placement.environment.length;
   let evaluation: Evaluation;
-  if (ranks === 1 && adapter === "auto") {
-    const device = await openDevice();
+  if (ranks === 1) {
+    const device = await openDevice({ software: adapter === "software" });
     const model = { ...await loadModel(device, run, options), name: chosen };
     console.error(`${chosen} on ${device.adapterName}`);
     evaluation = await evaluateModel({ ...job, model, interrupted, output });
     model.destroy();
     device.destroy();
   } else {
-    console.error(`${chosen} on ${ranks} ${ranks === 1 ? "device" : "devices"}`);
-    for (const note of placement.notes) console.error(note);
-    evaluation = await evaluateByWorkers({
-      job,
-      name: chosen,
-      options,
-      placement: { ...placement, adapter },
-      timeout,
-      interrupted,
-      output,
-    });
+    console.error(`${chosen} on ${ranks} devices`);
+    const where = { placement, timeout, interrupted, output };
+    evaluation = await evaluateByWorkers({ job, name: chosen, options, ...where });
   }
   for (const line of await writeEvaluation(evaluation, { run: chosen, out, compare })) {
     console.log(line);

@@ -6,13 +6,13 @@
 import { join } from "node:path";
 import process from "node:process";
 import { interruption, main } from "../tasks/cli.ts";
-import { finetune, finetuningFolder } from "../tasks/finetune.ts";
+import { finetune } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/finetune_options.ts";
 import { help } from "../tasks/help.ts";
 import { checkModelFlags } from "../tasks/model_options.ts";
 import { parseFlags, wantsHelp } from "../tasks/options.ts";
 import { parseDevices } from "../tasks/parallel/device_options.ts";
-import { resumes } from "../tasks/parallel/train_options.ts";
+import { resumeOf } from "../tasks/parallel/train_options.ts";
 import { train } from "../tasks/parallel/train_workers.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
@@ -52,25 +52,19 @@ await main(async () => {
   const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
-  const start = {
+  const job = {
     run,
     model,
     modelOptions: { relativeMaxDistance },
     out,
-    resume,
+    resume: resumeOf({ resume, requeue }),
     given,
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
   };
-  const resumed = { ...start, run: out, model: undefined, out: undefined, resume: true };
-  const job = !resume && await resumes({ resume, requeue }, out) ? resumed : start;
   const finished = await train({
     ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
     module: new URL("../tasks/parallel/finetune_rank.ts", import.meta.url),
-    async again() {
-      const folder = await finetuningFolder(job);
-      return { folder, resumed: { ...resumed, run: folder } };
-    },
   }, finetune);
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,

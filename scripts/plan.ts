@@ -18,7 +18,8 @@ const PAGE = {
     "for N GPUs and gradients of B bytes: compute = tokens of an update / (N × rate). Gradients are " +
     "reduce-scattered: B read back, B × (N − 1)/N sent, B/N written, all but the token table's behind " +
     "the last backward pass, which is 2/3 of the compute of the last micro-batch. Weights are gathered: " +
-    "B/N read back, B × (N − 1)/N sent, B written, behind nothing. Each read waits, each message of " +
+    "B/N read back, B × (N − 1)/N sent, B written, behind nothing. Either way one thread of each rank adds up or " +
+    "copies B bytes. Each read waits, each message of " +
     "25 MiB takes log2(N) latencies. docs/plan.md says more.",
   examples: [
     {

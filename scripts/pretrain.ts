@@ -9,11 +9,10 @@ import { interruption, main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { parseFlags, wantsHelp } from "../tasks/options.ts";
 import { parseDevices } from "../tasks/parallel/device_options.ts";
-import { jobName, resumes } from "../tasks/parallel/train_options.ts";
+import { resumeOf, unnamedRun } from "../tasks/parallel/train_options.ts";
 import { train } from "../tasks/parallel/train_workers.ts";
 import { pretrain } from "../tasks/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/pretrain_options.ts";
-import { newRunFolder } from "../tasks/run_folder.ts";
 
 const OPTIONS = { ...PRETRAIN_COMMAND, ...PRETRAIN_CONFIG };
 
@@ -48,10 +47,9 @@ await main(async () => {
   const { devices = "1", adapter = "auto", retries, requeue = false, ...more } = others;
   const { timeout = OPTIONS.timeout.default, ...given } = more;
   const ranks = parseDevices(devices);
-  const { name, isJob } = jobName(`${given.preset ?? "tiny"}-${given.objective ?? "metro"}`);
-  const known = run ?? (isJob ? join("runs", name) : undefined);
-  const goesOn = await resumes({ resume, requeue }, known);
-  const folder = known ?? await newRunFolder("runs", name);
+  const goesOn = resumeOf({ resume, requeue });
+  const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
+  const folder = run ?? await unnamedRun(name, goesOn);
   const interrupted = interruption("saving a checkpoint");
   const job = {
     run: folder,
@@ -64,7 +62,6 @@ await main(async () => {
   await train({
     ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
     module: new URL("../tasks/parallel/pretrain_rank.ts", import.meta.url),
-    again: () => Promise.resolve({ folder, resumed: { ...job, resume: true } }),
   }, pretrain);
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);
   Deno.exit(0);

@@ -12,7 +12,7 @@ import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { DEVICES } from "../tasks/parallel/device_options.ts";
 import { mpiEnvironment } from "../tasks/parallel/mpi.ts";
 import { launch, pretrainUnderMpi } from "../tasks/parallel/pretrain_mpi.ts";
-import { jobName, resumes } from "../tasks/parallel/train_options.ts";
+import { resumeOf, unnamedRun } from "../tasks/parallel/train_options.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/pretrain_options.ts";
 
 const { devices: _launchers, ...COMMAND } = PRETRAIN_COMMAND;
@@ -69,14 +69,14 @@ await main(async () => {
   const { run, resume = false, packed, workers = 1, adapter = "auto", ...others } = flags;
   const { timeout = OPTIONS.timeout.default, retries = 0, requeue = false, ...more } = others;
   const { mpiLibrary, launch: launcher, ...given } = more;
+  const goesOn = resumeOf({ resume, requeue });
   if (launcher !== undefined) {
     if (retries > 0 && run === undefined) {
       throw new UserError("--retries: name the run's folder too, so that the next start finds it");
     }
     const interrupted = interruption("saving a checkpoint", { isRank: true });
-    Deno.exit(
-      await launch({ launcher, command: ranks(), again: ["--requeue"], retries, interrupted }),
-    );
+    const command = ranks();
+    Deno.exit(await launch({ launcher, command, run, resume: goesOn, retries, interrupted }));
   }
   if (!mpiEnvironment()) {
     throw new UserError(
@@ -92,12 +92,11 @@ await main(async () => {
   }
   // Only the process that starts a launcher starts other programs of the user's choice.
   for (const command of LAUNCHERS) await Deno.permissions.revoke({ name: "run", command });
-  const { name, isJob } = jobName(`${given.preset ?? "tiny"}-${given.objective ?? "metro"}`);
-  const known = run ?? (isJob ? join("runs", name) : undefined);
+  const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
   const folder = await pretrainUnderMpi({
-    run: known,
-    name,
-    resume: await resumes({ resume, requeue }, known),
+    run,
+    unnamed: () => unnamedRun(name, goesOn),
+    resume: goesOn,
     given,
     sampleCorpus: join(import.meta.dirname!, "..", "data", "corpus"),
     packed,

@@ -56,9 +56,14 @@ export const BENCH_OPTIONS = describe({
     type: "integer",
     min: 8,
     unit: "tokens",
-    help: "Tokens of a rank in an update, with --parallel. Default: 512, or the preset's on a GPU.",
+    help:
+      "Tokens of a rank in an update, with --parallel. Default: 1024, or the preset's on a GPU.",
   },
-  out: { type: "path", unit: "file", default: "bench.json", help: "JSON file to write." },
+  out: {
+    type: "path",
+    unit: "file",
+    help: "JSON file to write. Default: bench.json; with --parallel, bench-parallel.json.",
+  },
 });
 
 /** How much is measured, and when to stop. */

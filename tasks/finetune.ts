@@ -15,7 +15,7 @@ import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/errors.ts";
 import type { Device } from "../ops/mod.ts";
-import { checkpointFile, writeFile } from "./checkpoint.ts";
+import { writeFile } from "./checkpoint.ts";
 import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./example_windows.ts";
 import { DROPS } from "./examples.ts";
 import {
@@ -39,7 +39,16 @@ import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
 import { alone, type Communicator, first } from "./parallel/communicator.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
-import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_folder.ts";
+import {
+  exists,
+  expectNoRun,
+  expectSame,
+  forgetUnsaved,
+  hasCheckpoint,
+  millions,
+  readConfig,
+  type Resume,
+} from "./run_folder.ts";
 import { type Interruption, trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -56,7 +65,7 @@ export interface FinetuneJob {
   /** Folder of the finetuning run; inside the pretrained run, or in `runs/`, if absent. */
   out?: string;
   /** Go on from the finetuning run's checkpoint. */
-  resume: boolean;
+  resume: Resume;
   /** What the user set. */
   given: GivenFinetune;
   /** Rows and templates to use when none are given. */
@@ -90,10 +99,10 @@ export async function finetune(
   const say = (text: string) => leads && output.write(text + "\n");
   /** What leaves files behind, for rank 0 to do and for the others to find. */
   const firstly = async <T>(doing: string, work: () => Promise<T>) =>
-    await first(group, doing, work) ?? await work();
-  const open = () => job.resume ? savedRun(job) : newRun(job);
-  const { run, config, model } = await firstly("reading the model", open);
-  const undo = job.resume || !leads ? undefined : await remover(run);
+    await first(group, doing, work) ?? await group.patiently(doing, work);
+  const open = () => job.resume === true ? savedRun(job) : newRun(job);
+  const { run, config, model, resume } = await firstly("reading the model", open);
+  const undo = resume || !leads ? undefined : await remover(run);
   let windows: WindowAhead | undefined, trainer: Trainer | undefined, device: Device | undefined;
   let training = false;
   try {
@@ -108,19 +117,20 @@ export async function finetune(
       ...new Set(mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset])),
     ];
     const record = join(run, "mixture.json");
-    const table = job.resume || !leads
+    const table = resume || !leads
       ? []
       : await group.patiently("looking at the mixture", () =>
         Promise.resolve(describeMixture(config, mixture, model)));
-    if (!job.resume) say(mixtureLines(mixture, table).join("\n"));
+    if (!resume) say(mixtureLines(mixture, table).join("\n"));
 
     const source = windowSource(config, mixture, model, config.window);
     windows = new WindowAhead(source, job.workers);
-    const first = await windows.get(0, 0);
-    if (first.sourceLengths.length === 0) {
+    const ahead = windows;
+    const begun = await group.patiently("rendering prompts", () => ahead.get(0, 0));
+    if (begun.sourceLengths.length === 0) {
       throw new UserError("no row of the mixture gives an example; see the table for the reasons");
     }
-    const shapes = choosePairShapes(first, config);
+    const shapes = choosePairShapes(begun, config);
     const heldout = await firstly(
       "reading the held-out rows",
       async () => await heldoutWindow(config, mixture, run, model) ?? null,
@@ -136,8 +146,12 @@ export async function finetune(
         } tokens, targets to ` +
         `${shapes.targets.join(", ")}`,
     );
-    if (!job.resume) await readModelWeights(device, model, trainer.parts, trainer.parameters);
-    if (!job.resume && leads) {
+    if (!resume) {
+      const { parts, parameters } = trainer, opened = device;
+      const read = () => readModelWeights(opened, model, parts, parameters);
+      await group.patiently("reading the model's weights", read);
+    }
+    if (!resume && leads) {
       await mkdir(run, { recursive: true });
       await writeFile(join(run, "tokenizer.json"), JSON.stringify(model.tokenizer.json) + "\n");
       await writeJson(record, { ...mixtureRecord(mixture), table });
@@ -155,7 +169,7 @@ export async function finetune(
     const evaluation = heldout && layOutWindow(heldout, shapes, special, group);
     await trainLoop({
       run,
-      resume: job.resume,
+      resume,
       config,
       trainer,
       objective,
@@ -187,12 +201,14 @@ export async function finetune(
 // ---- Config and folder ----
 
 interface Prepared {
+  /** Whether the run goes on. */
+  resume: boolean;
   run: string;
   config: FinetuneConfig;
   model: RunModel;
 }
 
-async function newRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared> {
+async function newRun(job: FinetuneJob): Promise<Prepared> {
   const { given, sample } = job;
   const from = fromOf(job);
   const model =
@@ -202,8 +218,14 @@ async function newRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared> {
   const name = nameOf(config);
   const run = job.out ??
     (model.released ? join("runs", `${shortName(from)}-${name}`) : join(from, name));
+  if (job.resume === "requeue") {
+    if (await hasCheckpoint(run)) {
+      return await savedRun({ ...job, run, model: undefined, out: undefined });
+    }
+    await forgetUnsaved(run);
+  }
   await expectNoRun(run);
-  return { run, config, model };
+  return { run, config, model, resume: false };
 }
 
 function fromOf({ run, model }: Pick<FinetuneJob, "run" | "model">): string {
@@ -229,19 +251,8 @@ function nameOf({ mixture }: FinetuneConfig): string {
   return names.length > 3 ? `${names.length}-datasets` : names.join("+");
 }
 
-/**
- * The folder of the finetuning run that a job makes or goes on with.
- *
- * @throws {UserError} if the model or the run cannot be read
- */
-export async function finetuningFolder(
-  job: Omit<FinetuneJob, "openDevice">,
-): Promise<string> {
-  return (await (job.resume ? savedRun(job) : newRun(job))).run;
-}
-
 /** The config of the run folder, which flags may repeat but not change. */
-async function savedRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared> {
+async function savedRun(job: FinetuneJob): Promise<Prepared> {
   if (job.model !== undefined) {
     throw new UserError(
       "--resume: goes on with a finetuning run: give it as --run, without --model",
@@ -259,12 +270,12 @@ async function savedRun(job: Omit<FinetuneJob, "openDevice">): Promise<Prepared>
   const saved = validate(FINETUNE_CONFIG, settings, join(run, "config.json"));
   expectSame(run, saved, given);
   const config = { ...saved, kind, from, preset, source, model, datasets } as FinetuneConfig;
-  if (!await exists(await checkpointFile(run, "training.json"))) {
+  if (!await hasCheckpoint(run)) {
     throw new UserError(
       `${run}: the run has no checkpoint yet; delete the folder and start it again`,
     );
   }
-  return { run, config, model: await readRunModel(run) };
+  return { run, config, model: await readRunModel(run), resume: true };
 }
 
 async function writeJson(path: string, value: unknown): Promise<void> {

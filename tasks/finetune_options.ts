@@ -130,7 +130,7 @@ export const FINETUNE_COMMAND = describe({
     min: 1,
     max: 64,
     default: 1,
-    help: "Threads that render and tokenise ahead.",
+    help: "Threads that render and tokenise ahead, for each device.",
     group: DATA,
   },
   ...TRAIN_DEVICE_OPTIONS,

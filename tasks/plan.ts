@@ -46,6 +46,8 @@ export interface PlanSettings extends
   latency: number;
   /** GB/s between a device and its host. */
   hostLink: number;
+  /** GB/s that a rank's one thread adds up of gradients, and puts together of weights. */
+  hostSums: number;
   /** Milliseconds of every wait for bytes from the device, beyond their copy. */
   readWait: number;
   /** Share of the last backward pass behind which exchanging gradients can hide. */
@@ -134,6 +136,16 @@ export const PLAN_OPTIONS = describe(
         "PCIe 3.0 x16 gives; the runtime's own copies can be slower.",
       group: LINKS,
     },
+    hostSums: {
+      type: "number",
+      above: 0,
+      default: 3,
+      unit: "GB/s",
+      help:
+        "Of all ranks' gradients that one thread for each device adds up, and of weights that it puts " +
+        "together: 3 are what an all-reduce of 64 MiB reached between two threads of a server with two cores.",
+      group: LINKS,
+    },
     readWait: {
       type: "number",
       min: 0,
@@ -199,7 +211,7 @@ export interface Plan {
  * ```
  */
 export async function planRun(settings: PlanSettings): Promise<Plan> {
-  const { gpus: devices, interconnect, latency, hostLink, readWait, overlap } = settings;
+  const { gpus: devices, interconnect, latency, hostLink, hostSums, readWait, overlap } = settings;
   const { rate: told, tflops, bench, tiles, memory: room } = settings;
   if (devices > 1 && interconnect === undefined) {
     throw new UserError(
@@ -215,6 +227,7 @@ export async function planRun(settings: PlanSettings): Promise<Plan> {
     interconnect: (interconnect ?? Infinity) * 1e9,
     latency: latency * 1e-6,
     hostLink: hostLink * 1e9,
+    hostSums: hostSums * 1e9,
     readWait: readWait * 1e-3,
     overlap,
   });

@@ -34,7 +34,7 @@ import { validate } from "./options.ts";
 import { isFresh, packCorpus } from "./pack.ts";
 import { describeMix, mixCorpora, mixedHeldout } from "./mixed_corpus.ts";
 import { type BlockSource, openPacked, type PartName, readManifest } from "./packed.ts";
-import { alone, type Communicator, first } from "./parallel/communicator.ts";
+import { alone, type Communicator, first, fromFirst } from "./parallel/communicator.ts";
 import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
 import {
   type GivenPretrain,
@@ -44,12 +44,22 @@ import {
   type PretrainConfig,
   resolvePretrain,
 } from "./pretrain_options.ts";
-import { exists, expectNoRun, expectSame, millions, readConfig } from "./run_folder.ts";
+import {
+  exists,
+  expectNoRun,
+  expectSame,
+  forgetUnsaved,
+  hasCheckpoint,
+  millions,
+  readConfig,
+  type Resume,
+} from "./run_folder.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train.ts";
 import { trainUnigram } from "./tokenizer/unigram_train.ts";
 import { type BatchSource, type Interruption, trainLoop } from "./train_loop.ts";
 import { Trainer } from "./trainer.ts";
+import { batchShapes, microBatches } from "./update_shapes.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;
@@ -65,7 +75,7 @@ export interface PretrainJob {
   /** Folder of the run. */
   run: string;
   /** Go on from the folder's checkpoint. */
-  resume: boolean;
+  resume: Resume;
   /** What the user set. */
   given: GivenPretrain;
   /** The corpus to read when none is given. */
@@ -91,11 +101,12 @@ export interface PretrainJob {
 export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const output = job.output ?? process.stderr;
   const { group = alone() } = job;
+  const resume = job.resume === "requeue"
+    ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(job.run))
+    : job.resume;
   const leads = group.rank === 0;
-  const say = (text: string) => leads && output.write(text + "\n");
-  const config = job.resume
-    ? await savedConfig(job)
-    : resolvePretrain(job.given, [job.sampleCorpus]);
+  const say = (text: string) => void (leads && output.write(text + "\n"));
+  const config = resume ? await savedConfig(job) : resolvePretrain(job.given, [job.sampleCorpus]);
   const parts = partsOf(microBatches(config), group.size);
   if (parts > 1 && config.divideByMeanWeight) {
     throw new UserError(
@@ -106,8 +117,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
         `so that their number is a multiple of ${group.size}`,
     );
   }
-  const isNew = !job.resume;
-  const undo = leads && isNew && !await exists(job.run)
+  const undo = leads && !resume && !await exists(job.run)
     ? () => rm(job.run, { recursive: true, force: true })
     : undefined;
   let trainer: Trainer | undefined, train: BlockSource | undefined;
@@ -115,7 +125,11 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   let device: Device | undefined;
   let training = false;
   try {
-    await first(group, "preparing the text", () => prepare(job, config, say));
+    await first(
+      group,
+      "preparing the text",
+      () => prepare({ ...job, config, resume, requeued: job.resume === "requeue", say }),
+    );
     const tokenizer = loadTokenizer(tokenizerFile(job));
     train = openCorpora(job, config, "train");
     heldout = config.heldOut > 0 ? openCorpora(job, config, "heldout") : undefined;
@@ -139,7 +153,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
       trainer.prepareShape({ rows, length }, "heldout");
     }
 
-    if (isNew) {
+    if (!resume) {
       trainer.initialize(initialValues(model, config, train));
       if (leads) {
         await writeFile(join(job.run, "config.json"), JSON.stringify(config, null, 2) + "\n");
@@ -149,7 +163,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
     const kept = heldout;
     await trainLoop({
       run: job.run,
-      resume: job.resume,
+      resume,
       config,
       trainer,
       objective,
@@ -188,64 +202,66 @@ async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig>
 
 // ---- Data ----
 
-/** What is done once for all ranks: the tokenizer and the packed corpus, in files. */
-async function prepare(
-  job: PretrainJob,
-  config: PretrainConfig,
-  say: (text: string) => void,
-): Promise<void> {
-  if (!job.resume) {
-    await expectNoRun(job.run);
-    // Looks at the text before anything is made.
-    listCorpus([...config.text]);
-  }
-  const tokenizer = await prepareTokenizer(job, config, say);
-  await prepareCorpora(job, config, tokenizer, say);
+/** A job whose settings are known. */
+interface Settled extends Pick<PretrainJob, "run" | "packed" | "workers"> {
+  config: PretrainConfig;
+  /** Whether the run goes on. */
+  resume: boolean;
+  /** Whether the run was to start again, if it does not go on. */
+  requeued: boolean;
+  say(text: string): void;
 }
 
-function tokenizerFile({ run }: PretrainJob): string {
+/** What is done once for all ranks: the tokenizer and the packed corpus, in files. */
+async function prepare(job: Settled): Promise<void> {
+  if (!job.resume) {
+    if (job.requeued) await forgetUnsaved(job.run);
+    await expectNoRun(job.run);
+    // Looks at the text before anything is made.
+    listCorpus([...job.config.text]);
+  }
+  const tokenizer = await prepareTokenizer(job);
+  await prepareCorpora(job, tokenizer);
+}
+
+function tokenizerFile({ run }: Pick<PretrainJob, "run">): string {
   return join(run, "tokenizer.json");
 }
 
-async function prepareTokenizer(
-  job: PretrainJob,
-  config: PretrainConfig,
-  say: (text: string) => void,
-): Promise<Tokenizer> {
+async function prepareTokenizer(job: Settled): Promise<Tokenizer> {
   const path = tokenizerFile(job);
   if (job.resume) return loadTokenizer(path);
-  const { vocabSize, lowercase, sequenceLength: sentinels, text } = config;
-  const train = TRAINERS.get(config.tokenizer);
+  const { tokenizer: name, vocabSize, lowercase, sequenceLength: sentinels, text } = job.config;
+  const train = TRAINERS.get(name);
   const tokenizer = loadTokenizer(
     train
       ? await train(sampleLines([...text], TOKENIZER_SAMPLE), { vocabSize, lowercase, sentinels })
-      : config.tokenizer,
+      : name,
   );
   if (tokenizer.sentinels === 0) {
     throw new UserError(
-      `${config.tokenizer}: expected a tokenizer with sentinels <sen000>, <sen001>, …; train one with ` +
-        "this command and reuse its tokenizer.json",
+      `${name}: expected a tokenizer with sentinels <sen000>, <sen001>, …; train one with this command ` +
+        "and reuse its tokenizer.json",
     );
   }
-  say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
+  job.say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
   await mkdir(job.run, { recursive: true });
   await writeFile(path, JSON.stringify(tokenizer.json) + "\n");
   return tokenizer;
 }
 
 /** The corpora of a run: all texts together, or each by itself where they have weights. */
-function corporaOf(job: PretrainJob, config: PretrainConfig): { folder: string; text: string[] }[] {
+function corporaOf(
+  job: Pick<PretrainJob, "run" | "packed">,
+  config: PretrainConfig,
+): { folder: string; text: string[] }[] {
   const folder = job.packed ?? join(job.run, "corpus");
   if (config.textWeights === undefined) return [{ folder, text: [...config.text] }];
   return config.text.map((text, i) => ({ folder: join(folder, String(i + 1)), text: [text] }));
 }
 
-async function prepareCorpora(
-  job: PretrainJob,
-  config: PretrainConfig,
-  tokenizer: Tokenizer,
-  say: (text: string) => void,
-): Promise<void> {
+async function prepareCorpora(job: Settled, tokenizer: Tokenizer): Promise<void> {
+  const { config, say } = job;
   for (const { folder, text } of corporaOf(job, config)) {
     const request = {
       paths: text,
@@ -286,11 +302,6 @@ function openCorpora(job: PretrainJob, config: PretrainConfig, part: PartName): 
     : mixedHeldout(parts);
 }
 
-/** Micro-batches of an update, whatever the number of ranks. */
-function microBatches({ batchTokens, microBatch }: PretrainConfig): number {
-  return Math.max(1, Math.round(batchTokens / microBatch));
-}
-
 /** A rank's share of packed text, as the training loop wants it. */
 function textSource(
   train: BlockSource,
@@ -327,17 +338,6 @@ function* heldoutBatches(
   for (const item of evaluationShare(heldout, shapes, group, config.evaluateTokens)) {
     yield { ...item, batch: objective.prepare(item.batch) };
   }
-}
-
-/** Shapes of micro-batches: equal steps up to the longest block. */
-function batchShapes(config: PretrainConfig, part: BlockSource): BatchShapes {
-  const { staticLengths, microBatch } = config;
-  const longest = Math.max(8, Math.ceil(part.maxLength / 8) * 8);
-  const lengths = new Set<number>();
-  for (let i = 1; i <= staticLengths; i++) {
-    lengths.add(Math.max(8, Math.ceil(longest * i / staticLengths / 8) * 8));
-  }
-  return { microBatchTokens: microBatch, lengths: [...lengths].sort((a, b) => a - b) };
 }
 
 /**

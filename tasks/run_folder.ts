@@ -5,7 +5,7 @@
  * @module
  */
 
-import { stat } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { foreignNames, type ModelConfig, type Part, transpose } from "../models/mod.ts";
 import { isRecord, shown } from "../models/untrusted.ts";
@@ -28,7 +28,7 @@ import {
   writeMoments,
 } from "./optimizer_files.ts";
 import { flagName } from "./options.ts";
-import { alone, type Communicator } from "./parallel/communicator.ts";
+import { alone, type Communicator, fromFirst } from "./parallel/communicator.ts";
 
 /** True if there is a file or folder of this name. */
 export async function exists(path: string): Promise<boolean> {
@@ -44,6 +44,25 @@ export async function newRunFolder(folder: string, name: string): Promise<string
   const path = join(folder, name);
   if (!await exists(path)) return path;
   for (let n = 2;; n++) if (!await exists(`${path}-${n}`)) return `${path}-${n}`;
+}
+
+/** Whether to go on with a run: yes, no, or (`"requeue"`) if its folder holds a checkpoint. */
+export type Resume = boolean | "requeue";
+
+/** Whether a run's folder holds something to go on from. */
+export async function hasCheckpoint(run: string): Promise<boolean> {
+  return await exists(await checkpointFile(run, "training.json"));
+}
+
+/**
+ * Lets a folder be used by a run that starts again: without a checkpoint, a run's config is that of one that
+ * ended before its first. Anything else stays as it is.
+ */
+export async function forgetUnsaved(run: string): Promise<void> {
+  const path = join(run, "config.json");
+  if (await hasCheckpoint(run) || await exists(join(run, "model.safetensors"))) return;
+  const config = await readJson(path).catch(() => undefined) as { updates?: unknown } | undefined;
+  if (typeof config?.updates === "number") await rm(path);
 }
 
 /**
@@ -161,7 +180,7 @@ export async function restoreRun<State extends { update: number }>(
   trainer: Trained,
   group: Communicator = alone(),
 ): Promise<State> {
-  const saved = await fromFirst(group, () => readState(run));
+  const saved = await fromFirst(group, "reading the checkpoint", () => readState(run));
   const { optimizer = optimizerFiles(1), ...state } = saved;
   const alive = () => group.alive(`restoring update ${state.update}`);
   const files = await openCheckpoint(run, ["model.safetensors", ...optimizer]);
@@ -219,17 +238,6 @@ async function readState(run: string): Promise<SavedState> {
     throw fail("optimizer: a list of names such as optimizer.safetensors", optimizer);
   }
   return state as unknown as SavedState;
-}
-
-/** What rank 0 reads, which must be plain data for JSON, on every rank. */
-async function fromFirst<T>(group: Communicator, read: () => Promise<T>): Promise<T> {
-  if (group.size === 1) return await read();
-  const own = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(await read())) : undefined;
-  const length = new Uint32Array([own?.length ?? 0]);
-  await group.broadcast(new Uint8Array(length.buffer));
-  const text = own ?? new Uint8Array(length[0]);
-  await group.broadcast(text);
-  return JSON.parse(new TextDecoder().decode(text));
 }
 
 /** `1.4 M`, `68 k`. */

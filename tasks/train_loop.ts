@@ -118,6 +118,8 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
   };
   if (job.resume) {
     state = await restoreRun<TrainingState>(run, trainer, group);
+    // As it was written before there were ranks.
+    if (typeof state.sums[0] === "number") state.sums = [state.sums as unknown as number[]];
     trainer.restoreSums(state.sums);
     await source.restore(state.data);
   }

@@ -10,11 +10,10 @@
  * @module
  */
 
-import { declareParameters, type ModelConfig, parameterShapes, type Part } from "../models/mod.ts";
+import { type ModelConfig, parameterShapes, type Part } from "../models/mod.ts";
 import {
   compile,
   type Device,
-  grad,
   key,
   type Program,
   sizeOf,
@@ -38,6 +37,7 @@ import type { Numbered } from "./parallel/share.ts";
 import {
   type AdamWConfig,
   BAD_UPDATE,
+  completionOrder,
   GRAD_NORM,
   LARGEST_NORM,
   lengthsOf,
@@ -127,7 +127,7 @@ export class Trainer {
     this.#group = group;
     this.shapes = parameterShapes(model, objective.parts);
     const { rank, size } = group;
-    const tensors = size === 1 ? this.shapes : this.#byCompletion();
+    const tensors = size === 1 ? this.shapes : completionOrder(model, objective);
     const slabs = (label: string) => new StateMemory(device, tensors, label, slabMultiple(size));
     this.parameters = slabs("parameters");
     this.gradients = slabs("gradients");
@@ -350,21 +350,6 @@ export class Trainer {
     this.#exchange?.destroy();
     const { mean, square } = this.#moments;
     for (const m of [this.parameters, this.gradients, mean, square, this.#sums]) m.destroy();
-  }
-
-  /**
-   * The parameters in the order in which a backward pass completes their gradients, so that buckets of
-   * neighbours are complete early.
-   */
-  #byCompletion(): [string, readonly number[]][] {
-    const parameters = declareParameters(this.model, this.#objective.parts);
-    const names = [...this.shapes.keys()];
-    // The order is that of the graph, whatever the shape.
-    const { loss } = this.#objective.build(parameters, { rows: 1, length: 8, target: 8 }, true);
-    const grads = grad(loss, names.map((name) => parameters[name]));
-    return names.map((name, i) => ({ name, id: grads[i].node.id }))
-      .sort((a, b) => a.id - b.id)
-      .map(({ name }) => [name, this.shapes.get(name)!]);
   }
 
   #program(shape: BatchShape, train: boolean): Program {

@@ -128,6 +128,39 @@ export function updateSpec(
   return { name: "update", updates };
 }
 
+/**
+ * The parameters in the order in which a backward pass completes their gradients. Ranks lay their memory out
+ * in it, so that buckets of neighbours are complete early.
+ *
+ * @returns names and shapes
+ *
+ * @example
+ * ```ts
+ * import { completionOrder } from "./training_programs.ts";
+ * import { preset } from "../models/mod.ts";
+ * import { metroObjective } from "./objective.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model, objective } = preset("tiny");
+ * const names = completionOrder(model, metroObjective(model, objective, 1)).map(([name]) => name);
+ * assert.equal(names.at(-1), "embed.tokens"); // the first to be used
+ * ```
+ */
+export function completionOrder(
+  model: ModelConfig,
+  objective: Objective,
+): [string, readonly number[]][] {
+  const shapes = parameterShapes(model, objective.parts);
+  const parameters = declareParameters(model, objective.parts);
+  const names = [...shapes.keys()];
+  // The order is that of the graph, whatever the shape.
+  const { loss } = objective.build(parameters, { rows: 1, length: 8, target: 8 }, true);
+  const grads = grad(loss, names.map((name) => parameters[name]));
+  return names.map((name, i) => ({ name, id: grads[i].node.id }))
+    .sort((a, b) => a.id - b.id)
+    .map(({ name }) => [name, shapes.get(name)!]);
+}
+
 /** The padded lengths of a batch: of its sequences, or of its sources and targets. */
 export function lengthsOf({ length, target }: BatchShape): number[] {
   return target === undefined ? [length] : [length, target];

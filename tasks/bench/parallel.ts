@@ -14,9 +14,6 @@ import type { ParallelArgs, ParallelTimes } from "./parallel_rank.ts";
 import { align } from "./report.ts";
 import { median } from "./timing.ts";
 
-export type { PresetName };
-export type { Device } from "../../ops/mod.ts";
-
 /** What {@link benchParallel} measures. */
 export interface ParallelJob {
   /** Which model. */

@@ -3,11 +3,12 @@
  *
  * @module
  */
+import type { PresetName } from "../../models/mod.ts";
+import type { Device } from "../../ops/mod.ts";
+import type { Communicator } from "../parallel/communicator.ts";
 import { openRankDevice, type WorkerPlacement } from "../parallel/rank_device.ts";
 import { serveRank } from "../parallel/worker.ts";
 import { Trainer } from "../trainer.ts";
-import type { Communicator } from "../parallel/communicator.ts";
-import type { Device, PresetName } from "./parallel.ts";
 import { noiseOf } from "./random_model.ts";
 import { pretraining } from "./updates.ts";
 

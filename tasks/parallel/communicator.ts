@@ -98,6 +98,26 @@ export async function first<T>(
   return result;
 }
 
+/**
+ * What rank 0 finds out, on every rank, while the others wait however long it takes.
+ *
+ * @param find gives plain data for JSON
+ */
+export async function fromFirst<T>(
+  group: Communicator,
+  doing: string,
+  find: () => Promise<T>,
+): Promise<T> {
+  if (group.size === 1) return await find();
+  const found = await first(group, doing, find);
+  const own = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(found)) : undefined;
+  const length = new Uint32Array([own?.length ?? 0]);
+  await group.broadcast(new Uint8Array(length.buffer));
+  const text = own ?? new Uint8Array(length[0]);
+  await group.broadcast(text);
+  return JSON.parse(new TextDecoder().decode(text));
+}
+
 /** Has the ranks do something one after the other, rank 0 first, however long it takes. */
 export async function inTurn<T>(
   group: Communicator,

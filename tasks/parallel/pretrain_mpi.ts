@@ -8,9 +8,9 @@ import { dirname, join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
 import type { Device } from "../../ops/mod.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
-import { newRunFolder } from "../run_folder.ts";
+import { exists, expectNoRun, type Resume } from "../run_folder.ts";
 import { ensureAdapter } from "../setup.ts";
-import { inTurn } from "./communicator.ts";
+import { fromFirst, GroupEnded } from "./communicator.ts";
 import { type MpiGroup, openMpi } from "./mpi.ts";
 import { type AdapterChoice, describeRank, findCards, openPlaced, placeRank } from "./placement.ts";
 
@@ -19,8 +19,8 @@ export interface MpiPretrainJob
   extends Omit<PretrainJob, "run" | "openDevice" | "group" | "workers"> {
   /** Folder of the run, if the user named one. */
   run?: string;
-  /** What a new one is called. */
-  name: string;
+  /** The folder of a run that the user did not name. */
+  unnamed(): Promise<string>;
   /** Threads that encode text, in rank 0. */
   workers: number;
   /** Which adapter. */
@@ -38,12 +38,11 @@ export interface MpiPretrainJob
  * @throws {UserError} if there is no usable MPI library
  */
 export async function pretrainUnderMpi(
-  { run, name, adapter, timeout, library, ...job }: MpiPretrainJob,
+  { run, unnamed, adapter, timeout, library, ...job }: MpiPretrainJob,
 ): Promise<string | undefined> {
-  const heartbeats = join(run === undefined ? "runs" : dirname(run), ".ranks", jobId());
-  const group = await openMpi({ library, timeout, heartbeats });
+  const group = await openMpi({ library, timeout, heartbeats: heartbeatsOf(run) });
   try {
-    const folder = run ?? await sharedText(group, await newRunFolder("runs", name));
+    const folder = run ?? await fromFirst(group, "naming the run", unnamed);
     const { output = { write: (text: string) => console.error(text.trimEnd()) } } = job;
     await pretrain({
       ...job,
@@ -55,30 +54,39 @@ export async function pretrainUnderMpi(
     await group.finalize();
     return group.rank === 0 ? folder : undefined;
   } catch (error) {
-    return group.abort(error instanceof UserError ? error.message : Deno.inspect(error));
+    // What all ranks find out, rank 0 tells; an echo is no news at all.
+    const isEcho = error instanceof GroupEnded, isMistake = error instanceof UserError;
+    if (group.rank > 0 && (isEcho || isMistake)) await pause(isEcho ? ECHO : MISTAKE);
+    return group.abort(isMistake || isEcho ? error.message : Deno.inspect(error));
   }
 }
 
-/** What tells this job's processes from those of others that use the same folders. */
-function jobId(): string {
-  const variables = ["PMIX_NAMESPACE", "SLURM_JOB_ID"];
-  return variables.map((name) => Deno.env.get(name)).find((id) => id)?.replace(/[^\w.]/g, "-") ??
-    "job";
+/** Milliseconds that ranks but the first keep an error to themselves. */
+const ECHO = 60_000, MISTAKE = 2000;
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-/** The text that rank 0 has, on all ranks. */
-async function sharedText(group: MpiGroup, text: string): Promise<string> {
-  const bytes = new Uint8Array(4096);
-  new TextEncoder().encodeInto(text, bytes);
-  await group.broadcast(bytes);
-  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+/**
+ * A folder that this job's processes see and no other job uses, beside the run; none where the launcher has
+ * no name for the job.
+ */
+function heartbeatsOf(run: string | undefined): string | undefined {
+  const slurm = ["SLURM_JOB_ID", "SLURM_STEP_ID"].map((name) => Deno.env.get(name));
+  const id = Deno.env.get("PMIX_NAMESPACE") ?? (slurm.every((part) => part) && slurm.join("."));
+  if (!id) return undefined;
+  return join(run === undefined ? "runs" : dirname(run), ".ranks", id.replace(/[^\w.]/g, "-"));
 }
 
 /** The card of this rank, among those of its machine; every rank says which one it got. */
 async function openDevice(group: MpiGroup, adapter: AdapterChoice): Promise<Device> {
   const { rank, size, host, localRank, localSize } = group;
-  // A driver is installed once per machine at most: the ranks take turns.
-  await inTurn(group, "looking for an adapter", ensureAdapter);
+  // A driver is installed once per machine at most.
+  for (const turn of [true, false]) {
+    if ((localRank === 0) === turn) await group.patiently("looking for an adapter", ensureAdapter);
+    await group.barrier({ patient: true });
+  }
   const cards = localSize > 1 && adapter === "auto" ? findCards() : [];
   const { environment, notes, expect } = placeRank({ localRank, localSize, adapter, cards });
   await Deno.permissions.revoke({ name: "run" });
@@ -94,36 +102,62 @@ export interface LaunchOptions {
   launcher: string;
   /** What it starts: a program and its arguments. */
   command: readonly string[];
-  /** Arguments to add after a failure, so that it goes on. */
-  again: readonly string[];
+  /** Folder of the run, if it is known. */
+  run?: string;
+  /** Whether the first start goes on with the run, by arguments in the command. */
+  resume: Resume;
   /** Starts after a failure, at most. */
   retries: number;
-  /** Passed on to the launcher. */
+  /** Asks the job to stop in good order. */
   interrupted: AbortSignal;
 }
 
 /**
- * Starts an MPI launcher, and starts it again when the job fails.
+ * Starts an MPI launcher, and starts it again when the job fails after training has begun.
  *
  * @returns the exit code of the last start
- * @throws {UserError} if there is no such program, or it may not be run
+ * @throws {UserError} if there is no such program, or it may not be run; if there is a run in the folder
+ *   that is not to be gone on with
  */
 export async function launch(options: LaunchOptions): Promise<number> {
-  const { launcher, command, again, retries, interrupted } = options;
+  const { launcher, command, run, resume, retries, interrupted } = options;
   const [program, ...args] = launcher.trim().split(/\s+/);
   const signal = await stopSignal(program);
+  if (run !== undefined && !resume) await expectNoRun(run);
   for (let attempt = 0;; attempt++) {
-    const words = [...args, ...command, ...attempt > 0 ? again : []];
-    const child = start(program, words);
-    const stop = () => child.kill(signal);
-    interrupted.addEventListener("abort", stop);
-    const { code } = await child.status;
-    interrupted.removeEventListener("abort", stop);
-    if (code === 0 || attempt === retries || interrupted.aborted) return code;
+    const again = attempt > 0 && resume !== "requeue" ? ["--requeue"] : [];
+    const code = await runOnce(program, [...args, ...command, ...again], signal, interrupted);
+    const isOver = code === 0 || attempt === retries || interrupted.aborted;
+    // A mistake of the user's ends a job before it has a config.
+    if (isOver || run === undefined || !await exists(join(run, "config.json"))) return code;
     console.error(
-      `the job ended with exit code ${code}; starting again from the last checkpoint ` +
-        `(${attempt + 1} of ${retries})`,
+      `the job ended with exit code ${code}; starting again (${attempt + 1} of ${retries})`,
     );
+  }
+}
+
+/** Starts a program, and has it stopped when the user wants it: in good order first, then at once. */
+async function runOnce(
+  program: string,
+  args: string[],
+  signal: Deno.Signal,
+  interrupted: AbortSignal,
+): Promise<number> {
+  const child = start(program, args);
+  const stop = () => child.kill(signal);
+  if (interrupted.aborted) stop();
+  interrupted.addEventListener("abort", stop);
+  let heard = 0;
+  const onInterrupt = () => {
+    if (++heard > 1) child.kill("SIGTERM");
+  };
+  // The child has a process group of its own, so that Ctrl-C does not reach it by itself.
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  try {
+    return (await child.status).code;
+  } finally {
+    interrupted.removeEventListener("abort", stop);
+    Deno.removeSignalListener("SIGINT", onInterrupt);
   }
 }
 
@@ -139,7 +173,7 @@ async function stopSignal(program: string): Promise<Deno.Signal> {
 
 function start(program: string, args: string[]): Deno.ChildProcess {
   try {
-    return new Deno.Command(program, { args, stdin: "null" }).spawn();
+    return new Deno.Command(program, { args, stdin: "null", detached: true }).spawn();
   } catch (error) {
     throw new UserError(
       `--launch: ${program} cannot be started (${(error as Error).message}); is MPI installed ` +

@@ -4,10 +4,11 @@
  * @module
  */
 
+import { join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
 import { describe } from "../options.ts";
+import { newRunFolder, type Resume } from "../run_folder.ts";
 import { DEVICE_OPTIONS, DEVICES } from "./device_options.ts";
-import { forgetRun, hasCheckpoint } from "./train_workers.ts";
 
 /** Flags of training commands. */
 export const TRAIN_DEVICE_OPTIONS = describe({
@@ -31,35 +32,29 @@ export const TRAIN_DEVICE_OPTIONS = describe({
   },
 });
 
-/** The environment variables that {@link jobName} and {@link resumes} read. */
+/** The environment variables that {@link resumeOf} and {@link unnamedRun} read. */
 export const SLURM_VARIABLES = ["SLURM_JOB_ID", "SLURM_RESTART_COUNT"] as const;
 
-/** What a new run is called: under Slurm after its job, which keeps its number when it is requeued. */
-export function jobName(name: string): { name: string; isJob: boolean } {
-  const job = Deno.env.get("SLURM_JOB_ID");
-  return job ? { name: `${name}-job${job}`, isJob: true } : { name, isJob: false };
+/**
+ * Whether to go on with a run, from flags and from what Slurm says: a requeued job goes on by itself.
+ */
+export function resumeOf({ resume, requeue }: { resume: boolean; requeue: boolean }): Resume {
+  if (resume) return true;
+  const restarts = Number(Deno.env.get("SLURM_RESTART_COUNT") ?? 0);
+  return requeue || restarts > 0 ? "requeue" : false;
 }
 
 /**
- * Whether to go on from a folder's checkpoint. Of a run that is to be started again, what was left before
- * the first checkpoint is no hindrance.
+ * The folder of a pretraining run that the user did not name: a new one, unless a run is to be found again.
+ * Under Slurm it is called after the job, which keeps its number when it is requeued.
  *
- * @param flags what the user gave
- * @param folder of the run, if it can be known
- * @throws {UserError} for `--requeue` without a folder that the next start would find
+ * @param name of the run
+ * @throws {UserError} if nobody could know which folder to go on with
  */
-export async function resumes(
-  { resume, requeue }: { resume: boolean; requeue: boolean },
-  folder: string | undefined,
-): Promise<boolean> {
-  if (resume) return true;
-  if (!requeue && !(Number(Deno.env.get("SLURM_RESTART_COUNT") ?? 0) > 0)) return false;
-  if (folder === undefined) {
-    throw new UserError(
-      "--requeue: expected --run FOLDER too, so that the next start finds the run",
-    );
-  }
-  if (await hasCheckpoint(folder)) return true;
-  await forgetRun(folder);
-  return false;
+export async function unnamedRun(name: string, resume: Resume): Promise<string> {
+  const job = Deno.env.get("SLURM_JOB_ID");
+  const named = job ? `${name}-job${job}` : name;
+  if (resume !== "requeue") return await newRunFolder("runs", named);
+  if (job) return join("runs", named);
+  throw new UserError("--requeue: expected --run FOLDER too, so that the next start finds the run");
 }

@@ -4,15 +4,18 @@
  *
  * @module
  */
-import { rm } from "node:fs/promises";
-import { join } from "node:path";
-import { checkpointFile } from "../checkpoint.ts";
-import { exists } from "../run_folder.ts";
 import { type Device, openDevice } from "../../ops/mod.ts";
+import type { Resume } from "../run_folder.ts";
 import { prepareAdapters } from "./prepare_adapters.ts";
 import type { AdapterChoice } from "./placement.ts";
 import type { WorkerPlacement } from "./rank_device.ts";
 import { runWorkers, type WorkersJob } from "./workers.ts";
+
+/** A job that can be started again. */
+export interface Resumable {
+  /** Whether it goes on from the run's checkpoint. */
+  resume: Resume;
+}
 
 /** What every rank is given; plain data. */
 export interface TrainArgs<Job> {
@@ -23,7 +26,7 @@ export interface TrainArgs<Job> {
 }
 
 /** What {@link train} needs. */
-export interface TrainJob<Job>
+export interface TrainJob<Job extends Resumable>
   extends Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {
   /** What to do: plain data. */
   job: Job;
@@ -31,8 +34,6 @@ export interface TrainJob<Job>
   ranks: number | "all";
   /** Which adapters they are. */
   adapter: AdapterChoice;
-  /** Folder of the run, and the job that goes on with it; asked for with several devices only. */
-  again(): Promise<{ folder: string; resumed: Job }>;
 }
 
 /**
@@ -42,35 +43,29 @@ export interface TrainJob<Job>
  * @returns what the job returned, on rank 0
  * @throws {UserError} there is no adapter, or too few; and what {@link trainByWorkers} throws
  */
-export async function train<Job, Result>(
-  { ranks, adapter, job, again, interrupted, ...options }: TrainJob<Job>,
+export async function train<Job extends Resumable, Result>(
+  { ranks, adapter, job, interrupted, ...options }: TrainJob<Job>,
   here: (
     job: Job & { openDevice(): Promise<Device> } & Pick<TrainJob<Job>, "interrupted" | "output">,
   ) => Promise<Result>,
 ): Promise<Result> {
   const prepare = () => prepareAdapters({ ranks, adapter });
-  if (ranks === 1) {
+  // Only another thread can be started again.
+  if (ranks === 1 && !options.retries) {
     const openOne = async () => {
       await prepare();
       return await openDevice({ software: adapter === "software" });
     };
     return await here({ ...job, openDevice: openOne, interrupted, output: options.output });
   }
-  const { folder, resumed } = await again();
-  const placement = await prepare();
-  return await trainByWorkers({ ...options, job, resumed, folder, placement, interrupted });
+  return await trainByWorkers({ ...options, job, placement: await prepare(), interrupted });
 }
 
 /** What {@link trainByWorkers} needs. */
 export interface TrainWorkersJob<Job>
   extends
     TrainArgs<Job>,
-    Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {
-  /** Folder of the run. */
-  folder: string;
-  /** The job that goes on with the folder's run. */
-  resumed: Job;
-}
+    Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {}
 
 /**
  * Trains on several devices. After a failure that is nobody's mistake, all ranks start again, from the last
@@ -80,30 +75,18 @@ export interface TrainWorkersJob<Job>
  * @throws {UserError} that a rank threw
  * @throws {Error} if a rank failed, ended or hung, and the retries are used up
  */
-export async function trainByWorkers<Job, Result>(job: TrainWorkersJob<Job>): Promise<Result> {
-  const { module, placement, folder, timeout, retries, interrupted, output } = job;
+export async function trainByWorkers<Job extends Resumable, Result>(
+  job: TrainWorkersJob<Job>,
+): Promise<Result> {
+  const { module, placement, timeout, retries, interrupted, output } = job;
   return await runWorkers<TrainArgs<Job>, Result>({
     module,
     args: { job: job.job, placement },
     size: placement.environment.length,
     timeout,
     retries,
-    retry: async (args) => {
-      if (await hasCheckpoint(folder)) return { ...args, job: job.resumed };
-      await forgetRun(folder);
-      return args;
-    },
+    retry: (args) => ({ ...args, job: { ...args.job, resume: "requeue" } }),
     interrupted,
     output,
   });
-}
-
-/** Whether there is something to go on from. */
-export async function hasCheckpoint(folder: string): Promise<boolean> {
-  return await exists(await checkpointFile(folder, "training.json"));
-}
-
-/** Lets a folder whose run has begun but saved nothing be used by a new one. */
-export async function forgetRun(folder: string): Promise<void> {
-  await rm(join(folder, "config.json"), { force: true });
 }

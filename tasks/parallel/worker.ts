@@ -21,8 +21,6 @@ export interface RankContext {
    * points of their work: they have to agree on one before they stop.
    */
   readonly interrupted: { readonly aborted: boolean };
-  /** Environment variables meant for this rank; nobody has set them. */
-  readonly environment: Readonly<Record<string, string>>;
   /** Where lines for the user go; for all ranks but 0 each line names the rank. */
   readonly output: RankOutput;
 }
@@ -55,7 +53,7 @@ export interface RankOutput {
  */
 export function serveRank<Args>(run: (args: Args, context: RankContext) => Promise<unknown>): void {
   self.onmessage = async ({ data }: MessageEvent<RankStart<Args>>) => {
-    const { shared, rank, args, environment, terminal } = data;
+    const { shared, rank, args, terminal } = data;
     const control = controlBlock(shared);
     const post = (message: RankMessage) => self.postMessage(message);
     const fail = (error: unknown) => {
@@ -90,7 +88,6 @@ export function serveRank<Args>(run: (args: Args, context: RankContext) => Promi
             return control.interrupted;
           },
         },
-        environment,
         output: { ...terminal, write: (text) => post({ text }) },
       });
       post({ done: rank === 0 ? result : undefined });

@@ -26,18 +26,12 @@ export interface WorkersJob<Args> {
   args: Args;
   /** How many ranks. */
   size: number;
-  /** Environment variables of each rank: handed to it, not set. */
-  environment?: readonly Readonly<Record<string, string>>[];
   /** Seconds without a sign of life after which a rank that neither waits nor is patient has failed. */
   timeout: number;
   /** How many times to start again after a failure; 0 if absent. A user's mistake is not tried again. */
   retries?: number;
-  /**
-   * Arguments for another start, the same if absent; undefined where that makes no sense.
-   *
-   * @param attempt 1 for the first one after a failure
-   */
-  retry?(args: Args, attempt: number): Promise<Args | undefined> | Args | undefined;
+  /** Arguments for another start, from those of the one that failed; the same if absent. */
+  retry?(args: Args): Args;
   /** Passed on to the ranks, which see it between two collective calls or whenever they look. */
   interrupted?: AbortSignal;
   /** Where the ranks' lines go; on a terminal rank 0 may draw. */
@@ -58,8 +52,6 @@ export interface RankStart<Args> {
   rank: number;
   /** The job's arguments. */
   args: Args;
-  /** Its environment variables. */
-  environment: Readonly<Record<string, string>>;
   /** What it may take its output for. */
   terminal: { isTTY: boolean; columns?: number };
 }
@@ -117,10 +109,8 @@ export async function runWorkers<Args, Result>(job: WorkersJob<Args>): Promise<R
       return await runOnce<Args, Result>(job, args);
     } catch (error) {
       const mistake = error instanceof UserError && !(error instanceof RankLost);
-      const final = attempt > retries || mistake || job.interrupted?.aborted;
-      const next = final ? undefined : job.retry ? await job.retry(args, attempt) : args;
-      if (next === undefined) throw error;
-      args = next;
+      if (mistake || attempt > retries || job.interrupted?.aborted) throw error;
+      if (job.retry) args = job.retry(args);
       const [news] = (error as Error).message.split("\n");
       const start = `starting again (${attempt} of ${retries})`;
       job.output.write(`${news}; ${start}\n`);
@@ -180,7 +170,6 @@ async function runOnce<Args, Result>(job: WorkersJob<Args>, args: Args): Promise
           shared,
           rank,
           args,
-          environment: job.environment?.[rank] ?? {},
           terminal: { isTTY: rank === 0 && job.output.isTTY === true, columns: job.output.columns },
         } satisfies RankStart<Args>,
       );

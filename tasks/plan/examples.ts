@@ -25,6 +25,8 @@ const PAPER: readonly { preset: PresetName; devices: number; hours: number }[] =
 const INTERCONNECT = 25e9;
 /** Assumed: PCIe 4.0 x16, for what passes the host. */
 const HOST_LINK = 24e9;
+/** Assumed: what `deno task plan` does; the processors are unknown too. */
+const HOST_SUMS = 3e9;
 /** The paper's gradients, in 16 bits, go from GPU to GPU. */
 const PAPER_BYTES = 2;
 
@@ -91,6 +93,7 @@ export function paperExamples(): Example[] {
       interconnect: INTERCONNECT,
       latency: 20e-6,
       hostLink: HOST_LINK,
+      hostSums: HOST_SUMS,
       readWait: 0.01,
       overlap: 1,
     });
@@ -236,8 +239,12 @@ function ownRuns(examples: readonly Example[]): string[] {
         `the host (${
           HOST_LINK / 1e9
         } GB/s, PCIe 4.0), gradients bucket by bucket, four to a wait of ` +
-        "10 ms, and nothing hides the gathering of the weights. The more tokens each GPU has in an " +
-        "update, the less this matters: fewer GPUs, or larger --batch-tokens.",
+        "10 ms, and nothing hides the gathering of the weights. Most of it is the work of the host, where " +
+        `one thread for each GPU adds up all gradients and puts all weights together, ${
+          HOST_SUMS / 1e9
+        } GB/s of ` +
+        "them. The more tokens each GPU has in an update, the less this matters: fewer GPUs, or larger " +
+        "--batch-tokens.",
     ),
   ];
 }

@@ -12,7 +12,7 @@ import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../pretrain_options.ts";
-import { microSpec, updateSpec } from "../training_programs.ts";
+import { completionOrder, microSpec, updateSpec } from "../training_programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -79,7 +79,8 @@ export function planMemory(
   const elements = [...tensors].map(([name, shape]) => ({ name, size: sizeOf(shape) }));
   const parameters = total(elements.map(({ size }) => size));
   const tables = elements.filter(({ name }) => name.endsWith("embed.tokens"));
-  const { slabs } = layout(tensors, slabMultiple(devices));
+  const order = devices === 1 ? tensors : completionOrder(model, objective);
+  const { slabs } = layout(order, slabMultiple(devices));
   const gradientBytes = total(slabs);
   const buckets = cutSlabs(slabs, devices).map(({ bytes }) => bytes);
   const parts = buckets.map((bytes) => bytes / devices);

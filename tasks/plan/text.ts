@@ -10,6 +10,9 @@ import { ADAPTER_LIMITS, type Plan } from "../plan.ts";
 /** A line of arithmetic: what, how, and what it comes to. */
 type Line = readonly [what: string, how: string, result: string];
 
+/** Terms of a sum that a line has room for. */
+const TERMS = 3;
+
 /**
  * The plan as text, with the arithmetic line by line.
  *
@@ -111,7 +114,11 @@ function sentLines({ memory, devices, time }: Plan): Line[] {
 }
 
 function timeLines({ time }: Plan): Line[] {
-  const lines = time.items.map(({ what, how, seconds }): Line => [what, how, secondsText(seconds)]);
+  const lines = time.items.flatMap(({ what, how, seconds }): Line[] => {
+    const result = secondsText(seconds), rest = how.slice(TERMS);
+    if (rest.length === 0) return [[what, sumOf(how), result]];
+    return [[what, sumOf(how.slice(0, TERMS)), ""], ["", `+ ${sumOf(rest)}`, result]];
+  });
   if (time.items.length === 1) return lines;
   return [
     ...lines,
@@ -122,6 +129,10 @@ function timeLines({ time }: Plan): Line[] {
       percent(time.exposed / time.seconds),
     ],
   ];
+}
+
+function sumOf(terms: readonly string[]): string {
+  return terms.join(" + ");
 }
 
 function runLines({ config, devices, work, time }: Plan): Line[] {

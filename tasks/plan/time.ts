@@ -2,10 +2,10 @@
  * The time of an update: computing, and what of the communication is not hidden behind it.
  *
  * With N devices, gradients of B bytes in k buckets are reduce-scattered during the last backward pass:
- * each bucket is read back, exchanged, and the device's own part of the sum written. Several reads are under
+ * each bucket is read back, exchanged and added up, and the device's own part of the sum written. Several reads are under
  * way at a time, so that they share a wait. After the update
  * each device's part of the weights is read back, gathered, and all weights are written. A device sends
- * B · (N − 1) / N bytes either way.
+ * B · (N − 1) / N bytes either way, and one thread of its host adds up or copies the B bytes.
  *
  * @module
  */
@@ -22,6 +22,8 @@ export interface Links {
   latency: number;
   /** Bytes per second between a device and its host. */
   hostLink: number;
+  /** Bytes per second that a rank's one thread adds up of gradients, and puts together of weights. */
+  hostSums: number;
   /** Seconds that a wait for bytes from the device takes beyond their copy. */
   readWait: number;
   /** Share of the last backward pass behind which exchanging gradients can hide. */
@@ -32,8 +34,8 @@ export interface Links {
 export interface TimeItem {
   /** What takes the time. */
   what: string;
-  /** The arithmetic. */
-  how: string;
+  /** The arithmetic: terms that are added up. */
+  how: readonly string[];
   /** Seconds; negative where something is hidden. */
   seconds: number;
 }
@@ -70,14 +72,15 @@ const BACKWARD = 2 / 3;
  * import assert from "node:assert/strict";
  *
  * const memory = { gradientBytes: 1e9, lateBytes: 1e8, buckets: 40, bucketBytes: 25e6 };
- * const links = { interconnect: 10e9, latency: 0, hostLink: 10e9, readWait: 0, overlap: 1 };
+ * const [hostLink, hostSums, interconnect] = [10e9, 5e9, 10e9];
+ * const links = { interconnect, latency: 0, hostLink, hostSums, readWait: 0, overlap: 1 };
  * const work = { tokens: 10_000, slices: 1 };
  * const { traffic, compute, exposed } = planTime(work, 10_000, memory, 2, links);
  * assert.equal(traffic, 1e9 + 8); // 8 bytes for the norm
  * assert.equal(compute, 1);
  * // Of 0.1 GB of gradients all is read, half sent, half written; of 1 GB of weights half is read, half
- * // sent, all written.
- * assert.equal(exposed.toFixed(6), (0.1 * 0.2 + 0.2).toFixed(6));
+ * // sent, all written. The host deals with all of it.
+ * assert.equal(exposed.toFixed(6), (0.1 * 0.4 + 0.4).toFixed(6));
  * ```
  */
 export function planTime(
@@ -90,7 +93,7 @@ export function planTime(
   const compute = tokens / rate;
   const computing = {
     what: "compute",
-    how: `${count(tokens)} tokens / ${count(rate)} tokens/s`,
+    how: [`${count(tokens)} tokens / ${count(rate)} tokens/s`],
     seconds: compute,
   };
   if (devices === 1) {
@@ -109,12 +112,12 @@ export function planTime(
   const weights = transfer("weights", reads, own, gradientBytes, gradientBytes, buckets);
   const norm = {
     what: "norm",
-    how: `2 × ${rounds} × ${microseconds(links.latency)}`,
+    how: [`2 × ${rounds} × ${microseconds(links.latency)}`],
     seconds: 2 * rounds * links.latency,
   };
   const hiding = {
     what: "hidden of the early ones",
-    how: `at most ${links.overlap} × 2/3 × compute${slices > 1 ? ` / ${slices} slices` : ""}`,
+    how: [`at most ${links.overlap} × 2/3 × compute${slices > 1 ? ` / ${slices} slices` : ""}`],
     seconds: -hidden,
   };
   const items = [computing, early, hiding, late, norm, weights];
@@ -126,7 +129,7 @@ export function planTime(
     return transfer(`gradients, ${when}`, count, bytes, bytes, bytes / devices, count);
   }
 
-  /** Bytes read from the device in so many reads, exchanged in so many messages, and written. */
+  /** Bytes read from the device in so many reads, exchanged and dealt with in so many messages, and written. */
   function transfer(
     what: string,
     reads: number,
@@ -135,7 +138,7 @@ export function planTime(
     written: number,
     messages: number,
   ): TimeItem {
-    const { interconnect, latency, hostLink, readWait } = links;
+    const { interconnect, latency, hostLink, hostSums, readWait } = links;
     const waits = Math.ceil(reads / UNDER_WAY);
     const sent = trafficOf(exchanged, devices, 1);
     return {
@@ -144,10 +147,11 @@ export function planTime(
         `${waits} × ${milliseconds(readWait)}`,
         `${gigabytes(read + written)} / ${speed(hostLink)}`,
         `${gigabytes(sent)} / ${speed(interconnect)}`,
+        `${gigabytes(exchanged)} / ${speed(hostSums)}`,
         `${messages} × ${rounds} × ${microseconds(latency)}`,
-      ].join(" + "),
+      ],
       seconds: waits * readWait + (read + written) / hostLink + sent / interconnect +
-        messages * rounds * latency,
+        exchanged / hostSums + messages * rounds * latency,
     };
   }
 }

@@ -10,6 +10,7 @@ import { pairFlops, trainingFlopsPerToken } from "../bench/flops.ts";
 import { type BatchShape, metroObjective, type Objective, t5Objective } from "../objective.ts";
 import { partsOf, rowsOfSlice } from "../parallel/share.ts";
 import { modelConfig, objectiveConfig, type PretrainConfig } from "../pretrain_options.ts";
+import { batchShapes, microBatches } from "../update_shapes.ts";
 
 /** The share of one device in an update. */
 export interface Work {
@@ -55,13 +56,10 @@ export function subjectOf(config: PretrainConfig): { model: ModelConfig; objecti
  * ```
  */
 export function workOf(config: PretrainConfig, devices: number): Work {
-  const { batchTokens, microBatch, sequenceLength, staticLengths } = config;
-  const micros = Math.max(1, Math.round(batchTokens / microBatch));
+  const micros = microBatches(config);
   const parts = partsOf(micros, devices);
-  const lengths = evenLengths(sequenceLength, staticLengths);
-  const heldout = lengths.map((length) => {
-    return { rows: rowsOf({ microBatchTokens: microBatch, lengths }, length), length };
-  });
+  const all = batchShapes(config, { maxLength: config.sequenceLength });
+  const heldout = all.lengths.map((length) => ({ rows: rowsOf(all, length), length }));
   const shapes = heldout.map(({ rows, length }) => {
     return { rows: rowsOfSlice(rows, { part: 0, parts }).count, length };
   });
@@ -70,13 +68,6 @@ export function workOf(config: PretrainConfig, devices: number): Work {
   const tokens = slices * longest.rows * longest.length;
   const surplus = tokens * devices / (micros * micro.rows * micro.length);
   return { micros, micro, slices, shapes, heldout, tokens, surplus };
-}
-
-/** Lengths in equal steps up to the longest, in multiples of 8, as pretraining pads to. */
-function evenLengths(longest: number, count: number): number[] {
-  const upTo = (length: number) => Math.max(8, Math.ceil(length / 8) * 8);
-  const last = upTo(longest);
-  return [...new Set(Array.from({ length: count }, (_, i) => upTo(last * (i + 1) / count)))];
 }
 
 /** Floating-point operations per token of the text, forward and backward, by the model's formula. */

@@ -2,11 +2,11 @@
 // devices decides nothing but where work is done; whatever ends a rank, the checkpoint stays good.
 
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../ops/random.ts";
-import { ended, HAS_MPI, start, startRanks } from "./command.ts";
+import { AS_ROOT, ended, HAS_MPI, MPIRUN, start, startRanks } from "./command.ts";
 import { assertAgree, fail, recordsOf, succeed, until, words } from "./prompted.ts";
 import { results, SMALL, TEXT } from "./small_run.ts";
 
@@ -129,6 +129,10 @@ Deno.test("a run of 4 goes on with 1, and then with 2", async () => {
   await assertEnds(second);
   const optimizer = (await readdir(run)).filter((name) => name.startsWith("optimizer"));
   assert.deepEqual(optimizer, ["optimizer.safetensors"]);
+  // A checkpoint of the time before there were ranks.
+  const state = JSON.parse(await readFile(join(run, "training.json"), "utf8"));
+  const { optimizer: _, ...old } = { ...state, sums: state.sums[0] };
+  await writeFile(join(run, "training.json"), JSON.stringify(old));
   await assertEnds(resumed(2));
   await assertAgree(join(folder, "one"), run);
 });
@@ -163,20 +167,54 @@ Deno.test({
   async fn() {
     const run = join(folder, "torn-ranks");
     const begin = (run: string) => startRanks("pretrain:mpi", 2, [...flags(run), "--requeue"]);
-    await tornRun(begin, (job) => killRank(job.pid, run), run);
+    await tornRun(begin, (job) => void killRank(job.pid, run), run);
     assert.deepEqual(await results(run), await results(join(folder, "workers-2")));
   },
 });
 
-/** SIGKILL to one of a launcher's processes. */
-function killRank(launcher: number, run: string): void {
-  const { stdout } = new Deno.Command("ps", { args: ["-eo", "pid,ppid,args"] }).outputSync();
+/** SIGKILL to one of the processes of a run under MPI. */
+function killRank(seed: number, run: string): boolean {
+  const { stdout } = new Deno.Command("ps", { args: ["-eo", "pid,args"] }).outputSync();
   const ranks = new TextDecoder().decode(stdout).split("\n").map((line) => line.trim().split(/\s+/))
-    .filter(([, parent, ...args]) => parent === String(launcher) && args.includes(run))
-    .map(([pid]) => Number(pid));
-  const victim = ranks[new Random(launcher).below(ranks.length)];
-  if (victim) Deno.kill(victim, "SIGKILL");
+    .filter(([, program, command]) => /deno$/.test(program) && command === "run")
+    .filter((words) => words.includes(run) && !words.includes("--launch"));
+  if (ranks.length === 0) return false;
+  Deno.kill(Number(ranks[new Random(seed).below(ranks.length)][0]), "SIGKILL");
+  return true;
 }
+
+Deno.test({
+  name: "--launch starts mpirun, and again after a failure, but not over another run",
+  ignore: !HAS_MPI,
+  async fn() {
+    const run = join(folder, "launched");
+    const [program, ...options] = MPIRUN;
+    const launcher = [program, "-n", "2", ...options].join(" ");
+    const args = [...flags(run), "--launch", launcher, "--retries", "1"];
+    const job = start("pretrain:mpi", args, undefined, AS_ROOT);
+    await until(join(run, "training.json"));
+    assert(killRank(1, run), "no rank was found");
+    const { code, err } = await ended(job);
+    assert.equal(code, 0, err);
+    assert.match(err, /starting again \(1 of 1\)/);
+    assert.match(err, /Resumed at update \d+/);
+    assert.deepEqual(await results(run), await results(join(folder, "workers-2")));
+    await fail("pretrain:mpi", args, /already holds a run/);
+  },
+});
+
+Deno.test("--requeue begins a run that saved nothing anew, and leaves other folders alone", async () => {
+  const run = join(folder, "requeued"), foreign = join(folder, "foreign");
+  const args = (run: string) => [...flags(run, { updates: "4" }), "--requeue"];
+  await mkdir(run);
+  await writeFile(join(run, "config.json"), JSON.stringify({ preset: "tiny", updates: 9 }));
+  await assertEnds(start("pretrain", args(run)));
+  assert.equal((await recordsOf(run)).at(-1)!.update, 4);
+  await mkdir(foreign);
+  await writeFile(join(foreign, "config.json"), JSON.stringify({ model_type: "t5" }));
+  await fail("pretrain", args(foreign), /already holds a run/);
+  assert.deepEqual(await readdir(foreign), ["config.json"]);
+});
 
 Deno.test("under Slurm a requeued job goes on by itself", async () => {
   const job = (restarts: string) =>

@@ -244,6 +244,11 @@ Deno.test("two devices finetune as one does", async () => {
   await assertAgree(one, two);
   const [a, b] = await Promise.all([one, two].map((run) => json(join(run, "mixture.json"))));
   assert.deepEqual(a, b);
+  const { err } = await succeed("finetune", [
+    ...words(longFlags({ ...flags, out: one })),
+    "--requeue",
+  ]);
+  assert.match(err, /Resumed at update 6 of 6/);
 });
 
 Deno.test("a run folder is resumed as it was begun, or not at all", async () => {

@@ -2,8 +2,10 @@ import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openDevice, Random } from "../../ops/mod.ts";
+import { layout } from "../../ops/memory.ts";
 import { UserError } from "../../ops/errors.ts";
 import { defaults } from "../../tasks/options.ts";
+import { cutSlabs, slabMultiple } from "../../tasks/parallel/buckets.ts";
 import { alone } from "../../tasks/parallel/communicator.ts";
 import { PLAN_OPTIONS, planRun, type PlanSettings } from "../../tasks/plan.ts";
 import { examplesText, paperExamples } from "../../tasks/plan/examples.ts";
@@ -14,6 +16,7 @@ import { planTime } from "../../tasks/plan/time.ts";
 import { flopsPerToken, subjectOf, workOf } from "../../tasks/plan/work.ts";
 import { type GivenPretrain, resolvePretrain } from "../../tasks/pretrain_options.ts";
 import { Trainer } from "../../tasks/trainer.ts";
+import { batchShapes } from "../../tasks/update_shapes.ts";
 import { ROOT, run } from "../e2e/command.ts";
 import { gpuTest } from "../gpu.ts";
 
@@ -23,9 +26,11 @@ const LINKS = {
   interconnect: 12.5e9,
   latency: 20e-6,
   hostLink: 12e9,
+  hostSums: 3e9,
   readWait: 0.01,
   overlap: 1,
 };
+const sum = (sizes: readonly number[]) => sizes.reduce((total, size) => total + size, 0);
 const settings = (given: Partial<PlanSettings>): PlanSettings => ({
   ...defaults(PLAN_OPTIONS),
   ...given,
@@ -58,6 +63,33 @@ gpuTest("planMemory: is within 1 % of what a Trainer allocates", async () => {
       `${size} devices: planned ${plan.bytes}, allocated ${allocated}`,
     );
     assert.equal(plan.parameters, trainer.parameterCount);
+    trainer.destroy();
+  }
+  device.check();
+  device.destroy();
+}, { seconds: 120 });
+
+gpuTest("planMemory: cuts several slabs into the buckets of a Trainer", async () => {
+  const device = await openDevice();
+  const config = resolvePretrain({ preset: "small" }, []);
+  const { model, objective } = subjectOf(config);
+  for (const size of [1, 8]) {
+    const group = { ...alone(), rank: size - 1, size };
+    const trainer = new Trainer(device, model, objective, config, config.seed, group);
+    const slabs = trainer.gradients.buffers.map((buffer) => buffer.size);
+    assert.ok(slabs.length > 2, `${slabs.length} slabs`);
+    const buckets = cutSlabs(slabs, size).map(({ bytes }) => bytes);
+    const plan = planMemory(config, size, device);
+    assert.deepEqual(
+      [plan.buckets, plan.bucketBytes, plan.gradientBytes, plan.largestBuffer.bytes],
+      [buckets.length, Math.max(...buckets), sum(buckets), Math.max(...slabs)],
+      `${size} devices`,
+    );
+    const moments = plan.items.find(({ what }) => what === "moments")!;
+    assert.equal(moments.bytes, trainer.momentBytes, `${size} devices`);
+    // In the order of declaration there would be one bucket more.
+    const declared = layout(trainer.shapes, slabMultiple(size)).slabs;
+    assert.equal(cutSlabs(declared, size).length - buckets.length, size === 1 ? 0 : 1);
     trainer.destroy();
   }
   device.check();
@@ -107,6 +139,19 @@ Deno.test("workOf: the devices together compute the update, and rarely more", ()
   }
 });
 
+Deno.test("batchShapes: lengths are the fewest multiples of 8 that reach every step", () => {
+  for (let maxLength = 1; maxLength <= 600; maxLength += 7) {
+    for (let staticLengths = 1; staticLengths <= 12; staticLengths++) {
+      const { lengths } = batchShapes({ staticLengths, microBatch: 4096 }, { maxLength });
+      const longest = 8 * Math.ceil(maxLength / 8);
+      // Whole numbers, so that nothing is rounded before it is rounded up.
+      const steps = Array.from({ length: staticLengths }, (_, i) => longest * (i + 1));
+      const expected = steps.map((step) => 8 * Math.ceil(step / (8 * staticLengths)));
+      assert.deepEqual(lengths, [...new Set(expected)], `${maxLength} in ${staticLengths}`);
+    }
+  }
+});
+
 Deno.test("planTime: adds up, and hides no more than there is to hide behind", () => {
   const random = new Random(2);
   for (let i = 0; i < 300; i++) {
@@ -120,6 +165,7 @@ Deno.test("planTime: adds up, and hides no more than there is to hide behind", (
       interconnect: 1e9 * (0.1 + 30 * random.uniform()),
       latency: 1e-4 * random.uniform(),
       hostLink: 1e9 * (0.1 + 30 * random.uniform()),
+      hostSums: 1e9 * (0.1 + 30 * random.uniform()),
       readWait: 0.01 * random.uniform(),
       overlap: random.uniform(),
     };
@@ -136,8 +182,10 @@ Deno.test("planTime: adds up, and hides no more than there is to hide behind", (
     assert.ok(Math.abs(plan.traffic / expected - 1) < 1e-9);
     const hidden = Math.max(0, ...plan.items.map(({ seconds }) => -seconds));
     assert.ok(hidden <= 2 / 3 * plan.compute * links.overlap / work.slices + 1e-9);
-    const faster = { ...links, interconnect: 2 * links.interconnect };
-    assert.ok(planTime(work, rate, memory, devices, faster).seconds < plan.seconds);
+    for (const link of ["interconnect", "hostLink", "hostSums"] as const) {
+      const faster = planTime(work, rate, memory, devices, { ...links, [link]: 2 * links[link] });
+      assert.ok(faster.seconds < plan.seconds, link);
+    }
     const nothingHidden = planTime(work, rate, memory, devices, { ...links, overlap: 0 });
     assert.ok(Math.abs(nothingHidden.seconds - hidden - plan.seconds) < 1e-9 * plan.seconds);
   }
@@ -146,16 +194,25 @@ Deno.test("planTime: adds up, and hides no more than there is to hide behind", (
 Deno.test("planTime: the arithmetic by hand", () => {
   const memory = { gradientBytes: 1e9, lateBytes: 1e8, buckets: 40, bucketBytes: 25e6 };
   const { items } = planTime({ tokens: 16_384, slices: 2 }, 8192, memory, 4, LINKS);
+  assert.deepEqual(items.at(-1)!.how, [
+    "3 × 10 ms",
+    "1.250 GB / 12 GB/s",
+    "0.750 GB / 12.5 GB/s",
+    "1.000 GB / 3 GB/s",
+    "40 × 2 × 20 µs",
+  ]);
   const seconds = Object.fromEntries(items.map((item) => [item.what, item.seconds]));
   const messages = (count: number) => count * 2 * 20e-6;
+  // Seconds for 10⁹ bytes: by the host's link, from host to host, in the host.
+  const perByte = 1.25 / 12 + 0.75 / 12.5 + 1 / 3;
   const expected = {
     "compute": 2,
     // Four reads share a wait.
-    "gradients, early": 9 * 0.01 + 0.9 * 1.25 / 12 + 0.9 * 0.75 / 12.5 + messages(36),
-    "gradients, late": 1 * 0.01 + 0.1 * 1.25 / 12 + 0.1 * 0.75 / 12.5 + messages(4),
+    "gradients, early": 9 * 0.01 + 0.9 * perByte + messages(36),
+    "gradients, late": 1 * 0.01 + 0.1 * perByte + messages(4),
     "norm": 2 * 2 * 20e-6,
     // A quarter of the weights is 10 buckets' worth of reading.
-    "weights": 3 * 0.01 + 1.25 / 12 + 0.75 / 12.5 + messages(40),
+    "weights": 3 * 0.01 + perByte + messages(40),
   };
   for (const [what, value] of Object.entries(expected)) {
     assert.ok(Math.abs(seconds[what] - value) < 1e-9, `${what}: ${seconds[what]}, not ${value}`);

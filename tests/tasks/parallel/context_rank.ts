@@ -5,7 +5,7 @@ import { startProgress } from "../../../tasks/progress.ts";
 
 /** What the ranks do. */
 export interface ContextArgs {
-  ask: "context" | "interruption" | "progress" | "hangWhileDrawing" | "uncloneable";
+  ask: "terminal" | "interruption" | "progress" | "hangWhileDrawing" | "uncloneable";
 }
 
 /** What rank 0 returns, by question. */
@@ -14,11 +14,11 @@ export type Seen = Record<string, unknown> | undefined;
 const pause = (milliseconds: number) =>
   new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
 
-serveRank<ContextArgs>(async ({ ask }, { group, environment, interrupted, output }) => {
+serveRank<ContextArgs>(async ({ ask }, { group, interrupted, output }) => {
   switch (ask) {
-    case "context": {
+    case "terminal": {
       const { isTTY, columns } = output;
-      const seen = { environment, isTTY, columns };
+      const seen = { isTTY, columns };
       if (group.rank === 1) output.write(`${JSON.stringify(seen)}\nand more\n`);
       return seen;
     }

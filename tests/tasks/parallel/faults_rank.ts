@@ -8,8 +8,8 @@ import { type RankContext, serveRank } from "../../../tasks/parallel/worker.ts";
 export interface FaultArgs {
   fault: keyof typeof FAULTS | "returnEarly";
   rank: number;
-  /** Set in the first start, cleared for the next one. */
-  first?: boolean;
+  /** Starts in which it happens; all if absent. */
+  failures?: number;
 }
 
 /** Nothing ends a thread that hangs but the process's end: it must not burden the next tests. */
@@ -63,10 +63,10 @@ const FAULTS = {
   },
 } satisfies Record<string, (group: Communicator) => unknown>;
 
-serveRank<FaultArgs>(async ({ fault, rank, first }, { group, output }: RankContext) => {
+serveRank<FaultArgs>(async ({ fault, rank, failures }, { group, output }: RankContext) => {
   await group.barrier();
   group.alive("update 12");
-  if (rank === group.rank && first !== false) {
+  if (rank === group.rank && failures !== 0) {
     if (fault === "returnEarly") return;
     await FAULTS[fault](group);
   }

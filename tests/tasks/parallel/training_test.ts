@@ -78,8 +78,6 @@ async function train(folder: string, name: string, fault?: Fault, retries = 1): 
   await trainByWorkers({
     module: new URL("./training_rank.ts", import.meta.url),
     job,
-    resumed: { ...job, resume: true, given: {} },
-    folder: run,
     placement: { adapter: "software", environment: [{}, {}], expect: [undefined, undefined] },
     timeout: 60,
     retries,

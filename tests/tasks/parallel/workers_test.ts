@@ -36,9 +36,11 @@ Deno.test("gives what rank 0 returned, and writes all ranks' lines", async () =>
 });
 
 Deno.test("a user's mistake stays one, and names the rank", async () => {
-  const error = await failure(faulty("userError", { retries: 3 }));
+  const output = log();
+  const error = await failure(faulty("userError", { retries: 3, output }));
   assert.ok(error instanceof UserError);
   assert.equal(error.message, "rank 1: --data: no such file");
+  assert.deepEqual(output.written, [], "it is not tried again");
 });
 
 Deno.test("other errors keep their stack and their cause, and name the rank", async () => {
@@ -62,17 +64,12 @@ function inContext(ask: ContextArgs["ask"], job: Partial<WorkersJob<ContextArgs>
   return runWorkers<ContextArgs, Seen>({ ...defaults, ...job });
 }
 
-Deno.test("each rank has its own environment variables, and only rank 0 a terminal", async () => {
+Deno.test("only rank 0 has a terminal; all know how wide it is", async () => {
   const output = { ...log(), isTTY: true, columns: 71 };
-  const environment = [{ CARD: "a" }, { CARD: "b" }];
-  assert.deepEqual(await inContext("context", { output, environment }), {
-    environment: { CARD: "a" },
-    isTTY: true,
-    columns: 71,
-  });
+  assert.deepEqual(await inContext("terminal", { output }), { isTTY: true, columns: 71 });
   assert.equal(
     output.written.join(""),
-    `[rank 1] {"environment":{"CARD":"b"},"isTTY":false,"columns":71}\n[rank 1] and more\n`,
+    `[rank 1] {"isTTY":false,"columns":71}\n[rank 1] and more\n`,
   );
 });
 
@@ -125,7 +122,7 @@ Deno.test("ranks that hang are found; those that wait, are patient or give signs
   };
   const replace = async () => {
     const output = log();
-    const retry = (args: FaultArgs) => ({ ...args, first: false });
+    const retry = (args: FaultArgs) => ({ ...args, failures: 0 });
     assert.equal(await faulty("nativeWait", { retries: 1, retry, output, ...limit }), 2);
     const start = "starting again (1 of 1)\n";
     assert.equal(output.written[0], `${message}; ${start}`);
@@ -141,36 +138,37 @@ Deno.test("ranks that hang are found; those that wait, are patient or give signs
   ]);
 });
 
-Deno.test("starts again after failures, with the arguments that it is given", async () => {
+Deno.test("starts again after failures, each time with arguments made from the last ones", async () => {
   const output = log();
-  const asked: number[] = [];
+  const asked: FaultArgs[] = [];
+  const args: FaultArgs = { fault: "error", rank: 2, failures: 2 };
   const sum = await faulty("error", {
     output,
-    args: { fault: "error", rank: 2 },
+    args,
     retries: 3,
-    retry(args, attempt) {
-      asked.push(attempt);
-      return attempt === 1 ? args : { ...args, first: false };
+    retry(last) {
+      asked.push(last);
+      return { ...last, failures: last.failures! - 1 };
     },
   });
   assert.equal(sum, 3);
-  assert.deepEqual(asked, [1, 2]);
+  assert.deepEqual(asked, [args, { ...args, failures: 1 }]);
   const news = "rank 2: TypeError: the device is lost; starting again";
   const [first, second, ...rest] = output.written;
   assert.deepEqual([first, second], [`${news} (1 of 3)\n`, `${news} (2 of 3)\n`]);
   assert.equal(rest.length, 3);
 });
 
-Deno.test("gives up after so many starts, or when it is told that they make no sense", async () => {
+Deno.test("gives up after so many starts, and asks for no more arguments", async () => {
   const output = log();
   assert.match((await failure(faulty("error", { retries: 2, output }))).message, /^rank 1: Type/);
   assert.equal(output.written.length, 2);
   let asked = 0;
-  const retry = () => {
+  const retry = (args: FaultArgs) => {
     asked++;
-    return undefined;
+    return args;
   };
-  assert.match((await failure(faulty("error", { retries: 2, retry }))).message, /^rank 1: Type/);
+  assert.match((await failure(faulty("error", { retries: 1, retry }))).message, /^rank 1: Type/);
   assert.equal(asked, 1);
 });
 
