@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
 import type { Device } from "../../ops/mod.ts";
@@ -40,7 +41,8 @@ export interface MpiPretrainJob
 export async function pretrainUnderMpi(
   { run, unnamed, adapter, timeout, library, ...job }: MpiPretrainJob,
 ): Promise<string | undefined> {
-  const group = await openMpi({ library, timeout, heartbeats: heartbeatsOf(run) });
+  const heartbeats = heartbeatsOf(run);
+  const group = await openMpi({ library, timeout, heartbeats });
   try {
     const folder = run ?? await fromFirst(group, "naming the run", unnamed);
     const { output = { write: (text: string) => console.error(text.trimEnd()) } } = job;
@@ -52,6 +54,8 @@ export async function pretrainUnderMpi(
       openDevice: () => openDevice(group, adapter),
     });
     await group.finalize();
+    // Jobs that still run keep theirs there.
+    if (heartbeats !== undefined) await rmdir(dirname(heartbeats)).catch(() => {});
     return group.rank === 0 ? folder : undefined;
   } catch (error) {
     // What all ranks find out, rank 0 tells; an echo is no news at all.

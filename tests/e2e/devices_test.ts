@@ -146,11 +146,11 @@ async function tornRun(
   const random = new Random(7);
   for (let kills = 0;; kills++) {
     const job = start(run);
-    const timer = kills < 3 ? setTimeout(() => kill(job), 1500 + random.below(5000)) : undefined;
+    const timer = kills < 2 ? setTimeout(() => kill(job), 1500 + random.below(5000)) : undefined;
     const { code, err } = await ended(job);
     clearTimeout(timer);
     if (code === 0) return;
-    assert(kills < 3, err);
+    assert(kills < 2, err);
   }
 }
 
