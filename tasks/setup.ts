@@ -16,6 +16,7 @@
 import { readFile, stat } from "node:fs/promises";
 import process from "node:process";
 import { UserError } from "../ops/errors.ts";
+import { askProgram } from "./ask_program.ts";
 
 /** Packages that together do one thing, by the package manager that has them under these names. */
 interface Packages {
@@ -222,9 +223,7 @@ export async function ensureMpi(): Promise<void> {
 /** Deno permits to run what it finds at its start, so a launcher installed since cannot be asked. */
 async function hasMpi(): Promise<boolean> {
   if (!mayRun("mpirun")) return false;
-  const asked = await new Deno.Command("mpirun", { args: ["--version"], stdin: "null" }).output()
-    .catch(() => ({ success: false }));
-  return asked.success;
+  return (await askProgram("mpirun", ["--version"])).success;
 }
 
 function mayInstall(commands: Plan["install"]): boolean {
@@ -285,9 +284,7 @@ async function rightsOfUser(): Promise<System["rights"]> {
   const knowsUser = Deno.permissions.querySync({ name: "sys", kind: "uid" }).state === "granted";
   if (knowsUser && Deno.uid() === 0) return "root";
   if (!mayRun("sudo")) return "none";
-  const asked = await new Deno.Command("sudo", { args: ["-n", "true"], stdin: "null" }).output()
-    .catch(() => ({ success: false }));
-  return asked.success ? "sudo" : "none";
+  return (await askProgram("sudo", ["-n", "true"])).success ? "sudo" : "none";
 }
 
 function mayRun(command: string): boolean {

@@ -8,6 +8,7 @@ import { rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
 import type { Device } from "../../ops/mod.ts";
+import { askProgram } from "../ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { exists, expectNoRun, type Resume } from "../run_folder.ts";
 import { ensureAdapter } from "../setup.ts";
@@ -170,9 +171,8 @@ async function runOnce(
  * ranks two seconds later, MPICH's dies of SIGUSR2.
  */
 async function stopSignal(program: string): Promise<Deno.Signal> {
-  const version = await new Deno.Command(program, { args: ["--version"], stderr: "null" }).output()
-    .then(({ stdout }) => new TextDecoder().decode(stdout), () => "");
-  return /Open MPI|OpenRTE|PRRTE/.test(version) ? "SIGUSR2" : "SIGTERM";
+  const { stdout } = await askProgram(program, ["--version"]);
+  return /Open MPI|OpenRTE|PRRTE/.test(stdout) ? "SIGUSR2" : "SIGTERM";
 }
 
 function start(program: string, args: string[]): Deno.ChildProcess {

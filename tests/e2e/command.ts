@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { askProgram } from "../../tasks/ask_program.ts";
 
 /** The project's folder. */
 export const ROOT = join(import.meta.dirname!, "..", "..");
@@ -48,11 +49,7 @@ export const AS_ROOT = {
 };
 
 /** Whether this machine has an MPI launcher. */
-export const HAS_MPI = await new Deno.Command("mpirun", {
-  args: ["--version"],
-  stdout: "null",
-  stderr: "null",
-}).output().then(({ success }) => success, () => false);
+export const { success: HAS_MPI } = await askProgram("mpirun", ["--version"]);
 
 /** A task of `deno.json` by so many ranks under MPI, running. */
 export function startRanks(task: string, ranks: number, args: string[]): Deno.ChildProcess {

@@ -93,6 +93,8 @@ Deno.test("what devices cannot do is refused in one line", async () => {
   const divided = args({ devices: "2", "divide-by-mean-weight": "", "weighted-lm-loss": "" });
   await fail("pretrain", divided, /--divide-by-mean-weight: .* 2 devices would have to cut/);
   await fail("pretrain:mpi", flags(run), /expected to be started by an MPI launcher/);
+  const launcher = [...flags(run), "--launch", "no-such-mpirun -n 2"];
+  await fail("pretrain:mpi", launcher, /--launch: no-such-mpirun cannot be started .*openmpi-bin/);
   assert(!(await readdir(folder)).includes("refused"));
 });
 

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { askProgram } from "../../tasks/ask_program.ts";
 import {
   mkdir,
   mkdtemp,
@@ -309,8 +310,7 @@ Deno.test("files of different checkpoints are not mixed", () =>
 
 Deno.test("a full disk leaves the previous checkpoint and no rubbish", async (test) => {
   await inFolder(async (folder) => {
-    const command = (name: string, ...args: string[]) =>
-      new Deno.Command(name, { args, stderr: "null" }).output().catch(() => ({ success: false }));
+    const command = (name: string, ...args: string[]) => askProgram(name, args);
     const mounted = await command("mount", "-t", "tmpfs", "-o", "size=64k", "none", folder);
     await test.step({
       name: mounted.success ? "on a disk of 64 KiB" : "skipped: no right to mount a small disk",

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { askProgram } from "../../../tasks/ask_program.ts";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -31,9 +32,8 @@ async function findLauncher(
   flags: readonly string[],
 ): Promise<Launcher | undefined> {
   for (const command of commands) {
-    const { stdout } = await new Deno.Command(command, { args: ["--version"] }).output()
-      .catch(() => ({ stdout: new Uint8Array() }));
-    if (says.test(new TextDecoder().decode(stdout))) return { name, command, flags };
+    const { stdout } = await askProgram(command, ["--version"]);
+    if (says.test(stdout)) return { name, command, flags };
   }
 }
 
