@@ -195,11 +195,13 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve));
     }
     await device.finish();
-    if (stopped && saved < state.update) {
-      await save();
-      show?.note(`Saved update ${state.update} in ${run}; go on with --resume.`);
-    } else if (stopped && state.update === 0) {
-      show?.note("Stopped before the first update: there is nothing to save.");
+    if (stopped) {
+      if (saved < state.update) await save();
+      show?.note(
+        state.update > 0
+          ? `Saved update ${state.update} in ${run}; go on with --resume.`
+          : "Stopped before the first update: there is nothing to save.",
+      );
     }
   } catch (error) {
     throw await device.reason(error);
