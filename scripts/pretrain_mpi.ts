@@ -103,7 +103,7 @@ await main(async () => {
     workers,
     adapter,
     timeout,
-    library: mpiLibrary,
+    mpiPath: mpiLibrary,
     interrupted: interruption("saving a checkpoint", { isRank: true }),
     output: process.stderr,
   });

@@ -37,7 +37,7 @@ import {
 } from "./model.ts";
 import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
-import { alone, type Communicator, first } from "./parallel/communicator.ts";
+import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
 import {
   exists,
@@ -97,11 +97,8 @@ export async function finetune(
   const { group = alone() } = job;
   const leads = group.rank === 0;
   const say = (text: string) => leads && output.write(text + "\n");
-  /** What leaves files behind, for rank 0 to do and for the others to find. */
-  const firstly = async <T>(doing: string, work: () => Promise<T>) =>
-    await first(group, doing, work) ?? await group.patiently(doing, work);
   const open = () => job.resume === true ? savedRun(job) : newRun(job);
-  const { run, config, model, resume } = await firstly("reading the model", open);
+  const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
   const undo = resume || !leads ? undefined : await remover(run);
   let windows: WindowAhead | undefined, trainer: Trainer | undefined, device: Device | undefined;
   let training = false;
@@ -112,7 +109,7 @@ export async function finetune(
         ...requestOf(config, run),
         onBad: config.skipBad ? (error) => bad.push(error.message) : undefined,
       });
-    const mixture = await firstly("reading the rows", resolve);
+    const mixture = await firstThenAll(group, "reading the rows", resolve);
     config.datasets = [
       ...new Set(mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset])),
     ];
@@ -131,9 +128,10 @@ export async function finetune(
       throw new UserError("no row of the mixture gives an example; see the table for the reasons");
     }
     const shapes = choosePairShapes(begun, config);
-    const heldout = await firstly(
+    const heldout = await firstThenAll(
+      group,
       "reading the held-out rows",
-      async () => await heldoutWindow(config, mixture, run, model) ?? null,
+      () => heldoutWindow(config, mixture, run, model),
     );
 
     device = await job.openDevice();
@@ -150,12 +148,7 @@ export async function finetune(
       const { parts, parameters } = trainer, opened = device;
       const read = () => readModelWeights(opened, model, parts, parameters);
       await group.patiently("reading the model's weights", read);
-    }
-    if (!resume && leads) {
-      await mkdir(run, { recursive: true });
-      await writeFile(join(run, "tokenizer.json"), JSON.stringify(model.tokenizer.json) + "\n");
-      await writeJson(record, { ...mixtureRecord(mixture), table });
-      await writeJson(join(run, "config.json"), config);
+      if (leads) await beginRun(run, config, model, { ...mixtureRecord(mixture), table });
     }
     training = true;
     const special = specialIds(config.model);
@@ -276,6 +269,19 @@ async function savedRun(job: FinetuneJob): Promise<Prepared> {
     );
   }
   return { run, config, model: await readRunModel(run), resume: true };
+}
+
+/** Writes what a run folder has before its first checkpoint; the config last, which makes it a run. */
+async function beginRun(
+  run: string,
+  config: FinetuneConfig,
+  { tokenizer }: RunModel,
+  mixture: object,
+): Promise<void> {
+  await mkdir(run, { recursive: true });
+  await writeFile(join(run, "tokenizer.json"), JSON.stringify(tokenizer.json) + "\n");
+  await writeJson(join(run, "mixture.json"), mixture);
+  await writeJson(join(run, "config.json"), config);
 }
 
 async function writeJson(path: string, value: unknown): Promise<void> {

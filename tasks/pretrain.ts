@@ -107,16 +107,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const leads = group.rank === 0;
   const say = (text: string) => void (leads && output.write(text + "\n"));
   const config = resume ? await savedConfig(job) : resolvePretrain(job.given, [job.sampleCorpus]);
-  const parts = partsOf(microBatches(config), group.size);
-  if (parts > 1 && config.divideByMeanWeight) {
-    throw new UserError(
-      `--divide-by-mean-weight: the mean is that of a micro-batch, of which ${group.size} devices ` +
-        `would have to cut each of ${
-          microBatches(config)
-        }; choose --batch-tokens and --micro-batch ` +
-        `so that their number is a multiple of ${group.size}`,
-    );
-  }
+  const parts = partsPerMicroBatch(config, group.size);
   const undo = leads && !resume && !await exists(job.run)
     ? () => rm(job.run, { recursive: true, force: true })
     : undefined;
@@ -125,11 +116,8 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   let device: Device | undefined;
   let training = false;
   try {
-    await first(
-      group,
-      "preparing the text",
-      () => prepare({ ...job, config, resume, requeued: job.resume === "requeue", say }),
-    );
+    const settled = { ...job, config, resume, requeued: job.resume === "requeue", say };
+    await first(group, "preparing the text", () => prepare(settled));
     const tokenizer = loadTokenizer(tokenizerFile(job));
     train = openCorpora(job, config, "train");
     heldout = config.heldOut > 0 ? openCorpora(job, config, "heldout") : undefined;
@@ -145,13 +133,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
         `(${millions(parameterCount(model, ["main"]))} in the main model) on ${device.adapterName}`,
     );
     const shapes = batchShapes(config, train);
-    for (const length of shapes.lengths) {
-      group.alive("compiling");
-      const rows = rowsOf(shapes, length);
-      const { count } = rowsOfSlice(rows, { part: 0, parts });
-      trainer.prepareShape({ rows: count, length }, "train");
-      trainer.prepareShape({ rows, length }, "heldout");
-    }
+    compilePrograms(trainer, shapes, parts, group);
 
     if (!resume) {
       trainer.initialize(initialValues(model, config, train));
@@ -198,6 +180,40 @@ async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig>
   const saved = validate(PRETRAIN_CONFIG, contents, join(run, "config.json"));
   expectSame(run, saved, given);
   return resolvePretrain(saved, saved.text ?? []);
+}
+
+/**
+ * Into how many slices of rows each micro-batch is cut.
+ *
+ * @throws {UserError} if a slice cannot be computed by itself
+ */
+function partsPerMicroBatch(config: PretrainConfig, size: number): number {
+  const micros = microBatches(config), parts = partsOf(micros, size);
+  if (parts > 1 && config.divideByMeanWeight) {
+    throw new UserError(
+      `--divide-by-mean-weight: the mean is that of a micro-batch, of which ${size} devices would have ` +
+        `to cut each of ${micros}; choose --batch-tokens and --micro-batch so that their number is a ` +
+        `multiple of ${size}`,
+    );
+  }
+  return parts;
+}
+
+/** Compiles the programs of all static lengths: no update has to wait for one. */
+function compilePrograms(
+  trainer: Trainer,
+  shapes: BatchShapes,
+  parts: number,
+  group: Communicator,
+): void {
+  for (const length of shapes.lengths) {
+    group.alive("compiling");
+    const rows = rowsOf(shapes, length);
+    const { count } = rowsOfSlice(rows, { part: 0, parts });
+    trainer.prepareShape({ rows: count, length }, "train");
+    // Held-out batches are not cut.
+    trainer.prepareShape({ rows, length }, "heldout");
+  }
 }
 
 // ---- Data ----

@@ -24,7 +24,7 @@ import { type BufferView, record } from "../ops/device.ts";
 import { UserError } from "../ops/errors.ts";
 import { compile, type Device, type Program, state, StateMemory, Workspace } from "../ops/mod.ts";
 import type { LoadedModel } from "./model.ts";
-import { alone, type Communicator } from "./parallel/communicator.ts";
+import { alone, type Communicator, fromFirst } from "./parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "./prompt_ids.ts";
 
 /** A prompt and its choices as ids. */
@@ -227,9 +227,11 @@ export class Ranker {
   async #plan(requests: readonly RankRequest[]): Promise<RankBatch[]> {
     const { device, maxSource } = this.#model, { batchSize } = this.#options;
     const { rank, size } = this.#group;
-    this.#batchTokens ??= await ofFirst(
+    const { batchTokens = BATCH_TOKENS[device.deviceClass] } = this.#options;
+    this.#batchTokens ??= await fromFirst(
       this.#group,
-      this.#options.batchTokens ?? BATCH_TOKENS[device.deviceClass],
+      "planning",
+      () => Promise.resolve(batchTokens),
     );
     const known = (shape: RankShape) => this.#planned.has(idOf(shape));
     const limits = { maxSource, batchSize, batchTokens: this.#batchTokens, known };
@@ -422,13 +424,6 @@ class Results {
   }
 }
 
-/** Rank 0's number, on every rank. */
-async function ofFirst(group: Communicator, value: number): Promise<number> {
-  const values = Float64Array.of(value);
-  await group.broadcast(new Uint8Array(values.buffer));
-  return values[0];
-}
-
 /**
  * Gives every rank the scores of all. A score is some rank's sum and every other rank's 0; no sum is -0, so
  * that adding changes no bit.
@@ -441,7 +436,7 @@ async function putTogether(
   if (group.size === 1) return;
   // Sums over different requests would look like scores.
   const ids = fingerprintOf(requests);
-  if (await ofFirst(group, ids) !== ids) {
+  if (await fromFirst(group, "comparing prompts", () => Promise.resolve(ids)) !== ids) {
     throw new UserError(
       "the ranks were given different prompts: rows, templates and the model's tokenizer must be the " +
         "same on all machines",

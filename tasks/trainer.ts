@@ -21,6 +21,7 @@ import {
   Workspace,
 } from "../ops/mod.ts";
 import { addCounts, type BatchShape, type Objective, type PreparedBatch } from "./objective.ts";
+import type { MomentKind } from "./optimizer_files.ts";
 import {
   cutSlabs,
   partOf,
@@ -37,10 +38,10 @@ import type { Numbered } from "./parallel/share.ts";
 import {
   type AdamWConfig,
   BAD_UPDATE,
-  completionOrder,
   GRAD_NORM,
   LARGEST_NORM,
   lengthsOf,
+  memoryOrder,
   microSpec,
   updateSpec,
 } from "./training_programs.ts";
@@ -98,7 +99,7 @@ export class Trainer {
   readonly #parts: readonly Range[];
   readonly #placed: ReadonlyMap<string, PlacedSlice>;
   /** AdamW's moments of those parts, by their numbers. */
-  readonly #moments: Readonly<Record<Moment, StateMemory>>;
+  readonly #moments: Readonly<Record<MomentKind, StateMemory>>;
   readonly #exchange?: Exchange;
   readonly #sums: StateMemory;
   readonly #workspace: Workspace;
@@ -127,12 +128,12 @@ export class Trainer {
     this.#group = group;
     this.shapes = parameterShapes(model, objective.parts);
     const { rank, size } = group;
-    const tensors = size === 1 ? this.shapes : completionOrder(model, objective);
+    const tensors = memoryOrder(model, objective, size);
     const slabs = (label: string) => new StateMemory(device, tensors, label, slabMultiple(size));
     this.parameters = slabs("parameters");
     this.gradients = slabs("gradients");
     const buckets = cutSlabs(this.parameters.buffers.map((buffer) => buffer.size), size);
-    const places = [...tensors].map(([name, shape]): TensorPlace => {
+    const places = tensors.map(([name, shape]): TensorPlace => {
       return { name, ...this.parameters.place(name), elements: sizeOf(shape) };
     });
     this.#parts = buckets.map((bucket) => partOf(bucket, rank, size));
@@ -248,7 +249,7 @@ export class Trainer {
   }
 
   /** Reads what this rank keeps of a moment, one slice of {@link Trainer.slices} after the other. */
-  momentReader(moment: Moment): (slice: TensorSlice) => Promise<Float32Array> {
+  momentReader(moment: MomentKind): (slice: TensorSlice) => Promise<Float32Array> {
     const memory = this.#moments[moment];
     let held = -1, values: Float32Array = new Float32Array();
     return async (slice) => {
@@ -262,7 +263,7 @@ export class Trainer {
   }
 
   /** Sets a moment of one of {@link Trainer.slices}. */
-  writeMoment(moment: Moment, slice: TensorSlice, values: Float32Array): void {
+  writeMoment(moment: MomentKind, slice: TensorSlice, values: Float32Array): void {
     const { range, at, from, to } = this.#placed.get(idOf(slice))!;
     if (values.length !== to - from) {
       throw new RangeError(`${idOf(slice)}: ${values.length} values`);
@@ -387,9 +388,6 @@ export class Trainer {
     });
   }
 }
-
-/** AdamW's two moments. */
-export type Moment = "mean" | "square";
 
 function idOf({ name, from, to }: TensorSlice): string {
   return `${name}[${from}:${to}]`;

@@ -129,28 +129,31 @@ export function updateSpec(
 }
 
 /**
- * The parameters in the order in which a backward pass completes their gradients. Ranks lay their memory out
- * in it, so that buckets of neighbours are complete early.
+ * The parameters in the order in which memory is laid out. Of several ranks it is that in which a backward
+ * pass completes the gradients, so that buckets of neighbours are complete early.
  *
+ * @param size ranks
  * @returns names and shapes
  *
  * @example
  * ```ts
- * import { completionOrder } from "./training_programs.ts";
+ * import { memoryOrder } from "./training_programs.ts";
  * import { preset } from "../models/mod.ts";
  * import { metroObjective } from "./objective.ts";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny");
- * const names = completionOrder(model, metroObjective(model, objective, 1)).map(([name]) => name);
+ * const names = memoryOrder(model, metroObjective(model, objective, 1), 2).map(([name]) => name);
  * assert.equal(names.at(-1), "embed.tokens"); // the first to be used
  * ```
  */
-export function completionOrder(
+export function memoryOrder(
   model: ModelConfig,
   objective: Objective,
+  size: number,
 ): [string, readonly number[]][] {
   const shapes = parameterShapes(model, objective.parts);
+  if (size === 1) return [...shapes];
   const parameters = declareParameters(model, objective.parts);
   const names = [...shapes.keys()];
   // The order is that of the graph, whatever the shape.

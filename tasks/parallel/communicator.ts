@@ -8,6 +8,20 @@
  * @module
  */
 
+/** The calls in which ranks meet. */
+export const COLLECTIVES = [
+  "allReduce",
+  "reduceScatter",
+  "allGather",
+  "broadcast",
+  "barrier",
+] as const;
+/** One of {@link COLLECTIVES}. */
+export type Collective = typeof COLLECTIVES[number];
+
+/** What can be added up. */
+export type Floats = Float32Array | Float64Array;
+
 /** A group of ranks, as one of them sees it. */
 export interface Communicator {
   /** This rank's number, from 0. */
@@ -17,7 +31,7 @@ export interface Communicator {
   /** Bytes that this rank has handed to others: what a ring would send, see {@link trafficOf}. */
   readonly bytesSent: number;
   /** Adds arrays of equal length up, element by element; every rank's array becomes the sum. */
-  allReduce(values: Float32Array | Float64Array): Promise<void>;
+  allReduce(values: Floats): Promise<void>;
   /**
    * Adds arrays of equal length up, but each rank receives its own part only.
    *
@@ -84,6 +98,14 @@ export function alone(): Communicator {
 }
 
 /**
+ * target = a + b, rounded as the arrays are. All implementations add up with it, in the order of the ranks:
+ * that is why they make the same bits.
+ */
+export function addInto(target: Floats, a: Floats, b: Floats): void {
+  for (let i = 0; i < target.length; i++) target[i] = a[i] + b[i];
+}
+
+/**
  * Has rank 0 do work that is done once for all, while the others wait however long it takes.
  *
  * @returns on rank 0 what `work` gave, elsewhere undefined
@@ -96,6 +118,18 @@ export async function first<T>(
   const result = group.rank === 0 ? await group.patiently(doing, work) : undefined;
   await group.barrier({ patient: true });
   return result;
+}
+
+/**
+ * Has all ranks do the same work, rank 0 first: files that the work leaves behind are there for the others.
+ */
+export async function firstThenAll<T>(
+  group: Communicator,
+  doing: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  const result = await first(group, doing, work);
+  return group.rank === 0 ? result as T : await group.patiently(doing, work);
 }
 
 /**

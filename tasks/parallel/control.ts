@@ -5,6 +5,8 @@
  * @module
  */
 
+import { type Collective, COLLECTIVES } from "./communicator.ts";
+
 /** Memory that the ranks of one process share. It can be posted to workers. */
 export interface SharedGroup {
   /** How many ranks there are. */
@@ -13,7 +15,7 @@ export interface SharedGroup {
   readonly pieceBytes: number;
   /** What the ranks say about themselves, see {@link ControlBlock}. */
   readonly control: SharedArrayBuffer;
-  /** Through which data goes: two slots of size × size pieces. */
+  /** Through which data goes: slots of size × size pieces. */
   readonly staging: SharedArrayBuffer;
 }
 
@@ -22,13 +24,10 @@ export const STATES = ["starting", "working", "waiting", "patient", "done", "end
 /** One of {@link STATES}. */
 export type RankState = typeof STATES[number];
 
-/** The collective calls, as the ranks tell each other which one they are in. */
-export const CALLS = ["allReduce", "reduceScatter", "allGather", "broadcast", "barrier"] as const;
-
 /** A collective call. The ranks' calls must be equal. */
 export interface Call {
   /** Which one. */
-  readonly name: typeof CALLS[number];
+  readonly name: Collective;
   /** Elements of the array. */
   readonly length: number;
   /** Bytes of an element. */
@@ -158,12 +157,15 @@ export function controlBlock({ size, control }: SharedGroup): ControlBlock {
     },
     setCall(rank, number, { name, length, bytes, root }) {
       const high = Math.floor(length / 2 ** 32);
-      words.set([number, CALLS.indexOf(name), bytes, root, length | 0, high], callAt(rank, number));
+      words.set(
+        [number, COLLECTIVES.indexOf(name), bytes, root, length | 0, high],
+        callAt(rank, number),
+      );
     },
     call(rank, number) {
       const from = callAt(rank, number);
       const [, name, bytes, root, low, high] = words.subarray(from, from + CALL_WORDS);
-      return { name: CALLS[name], bytes, root, length: high * 2 ** 32 + (low >>> 0) };
+      return { name: COLLECTIVES[name], bytes, root, length: high * 2 ** 32 + (low >>> 0) };
     },
     snapshot(rank) {
       const from = 4 * (at(rank, WORDS.doing) + 1);

@@ -33,8 +33,8 @@ export interface MpiGroup extends Communicator {
   readonly localSize: number;
   /** The name of this machine. */
   readonly host: string;
-  /** "Open MPI 4.1.4". */
-  readonly library: string;
+  /** Whose MPI it is: "Open MPI 4.1.4". */
+  readonly mpiVersion: string;
   /** Leaves the group, after all ranks have come here: the last call, without which the job counts as failed. */
   finalize(): Promise<void>;
   /** Ends all ranks with exit code 1, after a line on standard error: "rank 3 (host): reason". */
@@ -44,7 +44,7 @@ export interface MpiGroup extends Communicator {
 /** How to join. */
 export interface MpiOptions {
   /** Path of the MPI library; without it the usual places are searched. */
-  library?: string;
+  mpiPath?: string;
   /** Seconds without a sign of life after which a rank is taken for hung. */
   timeout: number;
   /**
@@ -85,9 +85,9 @@ const HOST_BYTES = 256;
  * }
  * ```
  */
-export async function openMpi({ library, timeout, heartbeats }: MpiOptions): Promise<MpiGroup> {
+export async function openMpi({ mpiPath, timeout, heartbeats }: MpiOptions): Promise<MpiGroup> {
   const started = mpiEnvironment();
-  const mpi = loadMpi({ path: library, preferred: started?.family });
+  const mpi = loadMpi({ path: mpiPath, preferred: started?.family });
   const threads = mpi.initialize();
   const { rank, size } = mpi.place("world");
   if (started && started.size !== size) {
@@ -105,12 +105,12 @@ export async function openMpi({ library, timeout, heartbeats }: MpiOptions): Pro
   const host = mpi.host();
   const hosts = await gatherHosts(mpi, rank, size);
   const shared = createSigns();
-  const order = { shared, library: mpi.path, threads, rank, hosts, timeout, heartbeats };
+  const order = { shared, mpiPath: mpi.path, threads, rank, hosts, timeout, heartbeats };
   const watch = await startWatch(order);
   const signs = writeSigns(shared);
   const calls = mpiCalls(mpi, { rank, size }, signs);
   return Object.assign(calls, {
-    ...{ host, library: mpi.version, localRank: local.rank, localSize: local.size },
+    ...{ host, mpiVersion: mpi.version, localRank: local.rank, localSize: local.size },
     async finalize() {
       await calls.barrier({ patient: true });
       signs.end();

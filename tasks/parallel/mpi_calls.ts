@@ -4,9 +4,15 @@
  *
  * @module
  */
-import { type Communicator, trafficOf } from "./communicator.ts";
+import {
+  addInto,
+  type Collective,
+  type Communicator,
+  type Floats,
+  trafficOf,
+} from "./communicator.ts";
 import type { MpiLibrary, MpiParts } from "./mpi_library.ts";
-import type { MpiCall, SignWriter } from "./mpi_signs.ts";
+import type { SignWriter } from "./mpi_signs.ts";
 
 /** Arrays to be summed up to this length go whole to all ranks: one exchange, not two. */
 const SHORT_BYTES = 16 * 1024;
@@ -14,8 +20,6 @@ const SHORT_BYTES = 16 * 1024;
 const ROOM_BYTES = 8 * 2 ** 20;
 /** The most that one broadcast takes: the library counts in 32 bits. */
 const BROADCAST_BYTES = 2 ** 30;
-
-type Floats = Float32Array | Float64Array;
 
 /** One part of `length` elements per rank. */
 export function equalParts(size: number, length: number): MpiParts {
@@ -43,7 +47,7 @@ export function mpiCalls(
   const room = new ArrayBuffer(size > 1 ? ROOM_BYTES : 0);
 
   /** Calls take turns. */
-  const call = <T>(name: MpiCall, patient: boolean, run: () => Promise<T>): Promise<T> => {
+  const call = <T>(name: Collective, patient: boolean, run: () => Promise<T>): Promise<T> => {
     const result = turn.then(async () => {
       signs.show(patient || patience > 0 ? "patient" : "waiting", name);
       try {
@@ -189,10 +193,5 @@ function halves(room: ArrayBuffer, values: Floats): [Floats, Floats] {
  */
 function addUp(sum: Floats, terms: readonly Floats[]): void {
   const last = terms.length - 1;
-  for (let i = 1; i <= last; i++) add(i === last ? sum : terms[0], terms[0], terms[i]);
-}
-
-/** target = a + b */
-function add(target: Floats, a: Floats, b: Floats): void {
-  for (let i = 0; i < target.length; i++) target[i] = a[i] + b[i];
+  for (let i = 1; i <= last; i++) addInto(i === last ? sum : terms[0], terms[0], terms[i]);
 }

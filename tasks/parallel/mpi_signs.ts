@@ -5,11 +5,10 @@
  * @module
  */
 
+import { type Collective, COLLECTIVES } from "./communicator.ts";
+
 /** What a rank is at. */
 export type RankState = "working" | "waiting" | "patient";
-
-/** Calls in which a rank waits for others. */
-export type MpiCall = "allReduce" | "reduceScatter" | "allGather" | "broadcast" | "barrier";
 
 /** A look at a rank. */
 export interface Look {
@@ -19,19 +18,12 @@ export interface Look {
   /** Calls entered so far. */
   calls: number;
   /** The last of them. */
-  call: MpiCall;
+  call: Collective;
   /** "update 12". */
   doing: string;
 }
 
 const STATES: readonly RankState[] = ["working", "waiting", "patient"];
-const CALLS: readonly MpiCall[] = [
-  "allReduce",
-  "reduceScatter",
-  "allGather",
-  "broadcast",
-  "barrier",
-];
 
 /** Places in the shared memory, in 32-bit words; the text follows. */
 const [ENDED, SIGNS, STATE, CALL_COUNT, CALL, TEXT_BYTES, WORDS] = [0, 1, 2, 3, 4, 5, 6];
@@ -47,7 +39,7 @@ export interface SignWriter {
   /** A sign of life. */
   alive(doing: string): void;
   /** A call begins (its name), or something else does. */
-  show(state: RankState, call?: MpiCall): void;
+  show(state: RankState, call?: Collective): void;
   /** The last sign; wakes the watch. */
   end(): void;
 }
@@ -84,7 +76,7 @@ export function writeSigns(shared: SharedArrayBuffer): SignWriter {
     },
     show(state, call) {
       if (call) {
-        Atomics.store(words, CALL, CALLS.indexOf(call));
+        Atomics.store(words, CALL, COLLECTIVES.indexOf(call));
         Atomics.add(words, CALL_COUNT, 1);
       }
       Atomics.store(words, STATE, STATES.indexOf(state));
@@ -105,7 +97,7 @@ export function readSigns(shared: SharedArrayBuffer): Look {
     state: STATES[Atomics.load(words, STATE)],
     signs: Atomics.load(words, SIGNS),
     calls: Atomics.load(words, CALL_COUNT),
-    call: CALLS[Atomics.load(words, CALL)],
+    call: COLLECTIVES[Atomics.load(words, CALL)],
     doing: new TextDecoder().decode(text),
   };
 }

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { Look, MpiCall, RankState } from "./mpi_signs.ts";
+import type { Collective } from "./communicator.ts";
+import type { Look, RankState } from "./mpi_signs.ts";
 
 /** What a rank writes into its heartbeat file. */
 export interface Beat {
@@ -14,7 +15,7 @@ export interface Beat {
   /** "update 12". */
   doing: string;
   /** The call that it was last in. */
-  call: MpiCall;
+  call: Collective;
   /** Calls entered so far. */
   calls: number;
   /** Grows with every file written in this process. */
@@ -87,6 +88,12 @@ export function verdict(
     return there ? [] : [{ name: `rank ${other} (${host})`, hung, unchanged }];
   });
   if (missing.length === 0) {
+    const others = hosts.flatMap((host, other) => {
+      const beat = sightings.get(other)?.beat;
+      const differs = beat?.calls === look.calls && beat.call !== look.call;
+      return differs ? [`, and rank ${other} (${host}) in ${beat.call}`] : [];
+    });
+    if (others.length > 0) return `${waited}${others.join("")}: the ranks' calls differ`;
     return `${waited}, and all ranks are there: this one or the network hangs`;
   }
   const hung = missing.filter(({ hung }) => hung);

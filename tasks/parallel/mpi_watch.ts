@@ -17,7 +17,7 @@ import { type Beat, type Sighting, verdict } from "./mpi_verdict.ts";
 export interface WatchOrder {
   shared: SharedArrayBuffer;
   /** Path of the MPI library. */
-  library: string;
+  mpiPath: string;
   /** Its level of thread support. */
   threads: number;
   rank: number;
@@ -33,7 +33,7 @@ export interface WatchOrder {
 export type WatchReply = "watching" | "ended";
 
 self.onmessage = ({ data }: MessageEvent<WatchOrder>): void => {
-  const mpi = loadMpi({ path: data.library });
+  const mpi = loadMpi({ path: data.mpiPath });
   const say = (reply: WatchReply) => self.postMessage(reply);
   say("watching");
   const reason = watch(data);

@@ -17,20 +17,17 @@ import { type MpiGroup, openMpi } from "./mpi.ts";
 import { type AdapterChoice, describeRank, findCards, openPlaced, placeRank } from "./placement.ts";
 
 /** What a process is to do. */
-export interface MpiPretrainJob
-  extends Omit<PretrainJob, "run" | "openDevice" | "group" | "workers"> {
+export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "group"> {
   /** Folder of the run, if the user named one. */
   run?: string;
   /** The folder of a run that the user did not name. */
   unnamed(): Promise<string>;
-  /** Threads that encode text, in rank 0. */
-  workers: number;
   /** Which adapter. */
   adapter: AdapterChoice;
   /** Seconds without a sign of life after which a rank is taken for hung. */
   timeout: number;
   /** Path of the MPI library, if the user named one. */
-  library?: string;
+  mpiPath?: string;
 }
 
 /**
@@ -40,18 +37,16 @@ export interface MpiPretrainJob
  * @throws {UserError} if there is no usable MPI library
  */
 export async function pretrainUnderMpi(
-  { run, unnamed, adapter, timeout, library, ...job }: MpiPretrainJob,
+  { run, unnamed, adapter, timeout, mpiPath, ...job }: MpiPretrainJob,
 ): Promise<string | undefined> {
   const heartbeats = heartbeatsOf(run);
-  const group = await openMpi({ library, timeout, heartbeats });
+  const group = await openMpi({ mpiPath, timeout, heartbeats });
   try {
     const folder = run ?? await fromFirst(group, "naming the run", unnamed);
-    const { output = { write: (text: string) => console.error(text.trimEnd()) } } = job;
     await pretrain({
       ...job,
       run: folder,
       group,
-      output,
       openDevice: () => openDevice(group, adapter),
     });
     await group.finalize();

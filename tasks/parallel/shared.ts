@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { type Communicator, GroupEnded, trafficOf } from "./communicator.ts";
+import { addInto, type Communicator, type Floats, GroupEnded, trafficOf } from "./communicator.ts";
 import { type Call, controlBlock, controlBytes, type SharedGroup } from "./control.ts";
 
 export type { SharedGroup } from "./control.ts";
@@ -104,7 +104,7 @@ export function joinGroup(shared: SharedGroup, rank: number): Communicator {
     const total = piece(slot, rank, rank, own);
     const term = (from: number) => from === rank ? own : piece(slot, from, rank, own);
     for (let from = 1; from < size; from++) {
-      add(from === size - 1 ? own : total, from === 1 ? term(0) : total, term(from));
+      addInto(from === size - 1 ? own : total, from === 1 ? term(0) : total, term(from));
     }
   };
   /** Shows the other ranks this rank's part. */
@@ -192,8 +192,6 @@ export function joinGroup(shared: SharedGroup, rank: number): Communicator {
     },
   };
 }
-
-type Floats = Float32Array | Float64Array;
 
 /** How a rank and the others meet, and what it says about itself meanwhile. */
 function meetings(shared: SharedGroup, rank: number, others: readonly number[]) {
@@ -291,11 +289,6 @@ function stagingMemory({ size, pieceBytes, staging }: SharedGroup) {
 function ranges(length: number, step: number): [from: number, to: number][] {
   const count = Math.max(1, Math.ceil(length / step));
   return Array.from({ length: count }, (_, i) => [i * step, Math.min((i + 1) * step, length)]);
-}
-
-/** target = a + b, rounded as the arrays are. */
-function add(target: Floats, a: Floats, b: Floats): void {
-  for (let i = 0; i < target.length; i++) target[i] = a[i] + b[i];
 }
 
 /** Whether a counter that wraps around at 2³¹ has yet to reach a point. */

@@ -19,8 +19,8 @@ export const TRAIN_DEVICE_OPTIONS = describe({
     default: 0,
     group: DEVICES,
     help:
-      "Starts again from the last checkpoint, with several devices, after so many failures at most: " +
-      "a device that was lost, a rank that hung.",
+      "Starts again from the last checkpoint after so many failures at most: a device that was lost, a " +
+      "rank that hung.",
   },
   requeue: {
     type: "boolean",

@@ -39,8 +39,8 @@ export interface WorkersJob<Args> {
 }
 
 /**
- * A rank has hung, disappeared, or lost its device. To the user this is one line, since no stack would tell more; unlike
- * what a user did wrong it is worth another try.
+ * A rank has hung, disappeared, or lost its device. To the user this is one line, since no stack would
+ * tell more; unlike what a user did wrong it is worth another try.
  */
 export class RankLost extends UserError {}
 

@@ -12,7 +12,7 @@ import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../pretrain_options.ts";
-import { completionOrder, microSpec, updateSpec } from "../training_programs.ts";
+import { BAD_UPDATE, GRAD_NORM, memoryOrder, microSpec, updateSpec } from "../training_programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -79,13 +79,12 @@ export function planMemory(
   const elements = [...tensors].map(([name, shape]) => ({ name, size: sizeOf(shape) }));
   const parameters = total(elements.map(({ size }) => size));
   const tables = elements.filter(({ name }) => name.endsWith("embed.tokens"));
-  const order = devices === 1 ? tensors : completionOrder(model, objective);
-  const { slabs } = layout(order, slabMultiple(devices));
+  const { slabs } = layout(memoryOrder(model, objective, devices), slabMultiple(devices));
   const gradientBytes = total(slabs);
   const buckets = cutSlabs(slabs, devices).map(({ bytes }) => bytes);
   const parts = buckets.map((bytes) => bytes / devices);
   const moments = layout(parts.map((bytes, i): [string, number[]] => [`${i}`, [bytes / 4]])).slabs;
-  const names = [...objective.sums, ...objective.sums, "gradNorm", "badUpdate"];
+  const names = [...objective.sums, ...objective.sums, GRAD_NORM, BAD_UPDATE];
   const sums = layout(names.map((_, i): [string, number[]] => [`${i}`, []])).slabs;
 
   const programs = [

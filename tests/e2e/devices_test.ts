@@ -2,6 +2,7 @@
 // devices decides nothing but where work is done; whatever ends a rank, the checkpoint stays good.
 
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -174,14 +175,24 @@ Deno.test({
   },
 });
 
+/** The words that a process was started with, as Linux shows them; none of one that has ended. */
+function commandLine(pid: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return [""];
+  }
+}
+
 /** SIGKILL to one of the processes of a run under MPI. */
 function killRank(seed: number, run: string): boolean {
-  const { stdout } = new Deno.Command("ps", { args: ["-eo", "pid,args"] }).outputSync();
-  const ranks = new TextDecoder().decode(stdout).split("\n").map((line) => line.trim().split(/\s+/))
-    .filter(([, program, command]) => /deno$/.test(program) && command === "run")
-    .filter((words) => words.includes(run) && !words.includes("--launch"));
+  const ranks = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).filter((pid) => {
+    const [program, command, ...words] = commandLine(pid);
+    const isRank = /deno$/.test(program) && command === "run" && words.includes(run);
+    return isRank && !words.includes("--launch");
+  });
   if (ranks.length === 0) return false;
-  Deno.kill(Number(ranks[new Random(seed).below(ranks.length)][0]), "SIGKILL");
+  Deno.kill(Number(ranks[new Random(seed).below(ranks.length)]), "SIGKILL");
   return true;
 }
 

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Random } from "../../ops/random.ts";
+import { type MetricRecord, readMetrics } from "../../tasks/metrics.ts";
 import { type Ended, ended, start } from "./command.ts";
 
 /** Longer than any command here takes; a driver that hangs shall not block the tests. */
@@ -185,10 +186,9 @@ export async function outcome(run: string): Promise<object> {
   };
 }
 
-/** The metrics of a run, one record per line. */
-export async function recordsOf(run: string): Promise<Record<string, number | string>[]> {
-  const lines = (await readFile(join(run, "metrics.jsonl"), "utf8")).trim().split("\n");
-  return lines.map((line) => JSON.parse(line));
+/** The metrics of a run so far. */
+export function recordsOf(run: string): Promise<MetricRecord[]> {
+  return readMetrics(join(run, "metrics.jsonl"));
 }
 
 /** The metrics but for times, one text per line. */

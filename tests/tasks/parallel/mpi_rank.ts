@@ -18,7 +18,7 @@ async function collectives(group: MpiGroup): Promise<void> {
   assert.deepEqual([a[0], b[0]], [group.size * (group.size - 1) / 2, group.size]);
   console.log(
     `rank ${group.rank} of ${group.size}, ${group.localRank} of ${group.localSize} here: ` +
-      `all is well with ${group.library}`,
+      `all is well with ${group.mpiVersion}`,
   );
 }
 
@@ -60,7 +60,7 @@ const FAULTS: Record<string, (group: MpiGroup) => unknown> = {
 
 const [what, library, heartbeats] = Deno.args;
 const group = await openMpi({
-  library: library || undefined,
+  mpiPath: library || undefined,
   heartbeats: heartbeats || undefined,
   timeout: what === "collectives" ? 60 : 2,
 });
