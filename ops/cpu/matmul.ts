@@ -1,0 +1,390 @@
+/**
+ * Matrix multiplication in the three layouts of training: `NN` forward, `NT` for input gradients and logits,
+ * `TN` for weight gradients.
+ *
+ * The scheme is Goto's. A piece of work is a block of C, which a thread keeps in its own memory until it is
+ * complete. It walks k in slices of 256: a slice of B is packed into panels of 8 columns (8 KiB, which stay
+ * in the first-level cache), and tiles of 6 × 8 numbers of C stay in registers while k passes by. Sixteen
+ * registers hold 12 vectors of C, two of B and one of A, whose numbers are spread as they are read. A is
+ * read where it lies, or, if it is stored transposed, packed too. Packing also hides layout, so one
+ * micro-kernel serves all.
+ *
+ * Every number of C is one chain of multiply-adds along k: cutting C differently does not change the bits.
+ *
+ * @module
+ */
+
+import type { Operand } from "../program/lowering.ts";
+import { type Code, type Func, i32, type Local, type Module, v } from "./assembler.ts";
+import type { CpuLaunch, Kernel } from "./kernel.ts";
+import type { Finish } from "./pointwise.ts";
+
+/** A multiplication `C[z, m, n] = Σ_k opA[z, m, k] · opB[z, k, n]`; all sizes in elements. */
+export interface MatmulSpec {
+  /** Shown in profiles. */
+  name?: string;
+  /** Rows of C. */
+  m: number;
+  /** Columns of C. */
+  n: number;
+  /** Length of the sums. */
+  k: number;
+  /** Number of products; 1 if absent. */
+  batch?: number;
+  /** A is stored `[k, m]` instead of `[m, k]`. */
+  transA?: boolean;
+  /** B is stored `[n, k]` instead of `[k, n]`. */
+  transB?: boolean;
+  /** Distance between stored rows of A; contiguous if absent. */
+  lda?: number;
+}
+
+/** Rows of a tile of C in registers. */
+export const TILE_ROWS = 6;
+/** Columns of such a tile, and of a panel of B. */
+export const PANEL = 8;
+/** Steps of k for which operands are packed at a time. */
+export const SLICE = 256;
+/** Most numbers of C in a block, and of B in a packed slice: 48 and 128 KiB of the second-level cache. */
+const BLOCK_C = 12288, BLOCK_B = 32768;
+/** Where a thread keeps its block of C, and packed slices of B and A. */
+const AT_B = 4 * BLOCK_C + 1024, AT_A = AT_B + 4 * BLOCK_B + 1024;
+
+/**
+ * The micro-kernels: C[rows × 8] (+)= A · panel, for 1 to 6 rows.
+ *
+ * Arguments of each: address of A; bytes from one row of A to the next, or from one step of k to the next if
+ * A is packed; address of the panel; address of C; bytes from one row of C to the next; steps of k; 0 to
+ * start C from zero, 1 to add to it.
+ *
+ * @param packed A lies k by k, 6 numbers each
+ */
+export function microKernels(module: Module, packed: boolean): Func[] {
+  return Array.from({ length: TILE_ROWS }, (_, i) => microKernel(module, i + 1, packed));
+}
+
+function microKernel(module: Module, rows: number, packed: boolean): Func {
+  const pointer = module.kind.wide ? "i64" : "i32";
+  const f = module.func([pointer, "i32", pointer, pointer, "i32", "i32", "i32"]);
+  const [a, strideA, panel, c, strideC, count, add] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
+  const rowsOfA = packed ? [] : [a];
+  while (!packed && rowsOfA.length < rows) {
+    rowsOfA.push(f.pointer(f.plus(rowsOfA.at(-1)!, strideA)));
+  }
+  const sums = Array.from({ length: rows }, () => [f.local("v128"), f.local("v128")]);
+  const eachRow = (use: (at: Code, r: number) => void) => {
+    const at = f.pointer(c);
+    for (let r = 0; r < rows; r++) {
+      use(at, r);
+      if (r + 1 < rows) f.set(at, f.plus(at, strideC));
+    }
+  };
+  f.if(add, () =>
+    eachRow((at, r) => {
+      f.set(sums[r][0], v.load(at));
+      f.set(sums[r][1], v.load(at, 16));
+    }));
+  const b = [f.local("v128"), f.local("v128")], factor = f.local("v128");
+  const steps = (number: number) => {
+    for (let u = 0; u < number; u++) {
+      for (const [half, local] of b.entries()) f.set(local, v.load(panel, u * 32 + half * 16));
+      for (let r = 0; r < rows; r++) {
+        f.set(
+          factor,
+          packed
+            ? v.loadSplat(a, (u * TILE_ROWS + r) * 4)
+            : v.loadSplat(rowsOfA[r], u * 4),
+        );
+        for (const half of [0, 1]) f.set(sums[r][half], f.madd(factor, b[half], sums[r][half]));
+      }
+    }
+    if (packed) f.increase(a, number * TILE_ROWS * 4);
+    else for (const at of rowsOfA) f.increase(at, number * 4);
+    f.increase(panel, number * 32);
+    f.increase(count, -number);
+  };
+  f.while(i32.geU(count, i32.const(4)), () => steps(4));
+  f.while(count, () => steps(1));
+  eachRow((at, r) => {
+    f.store(at, sums[r][0]);
+    f.store(at, sums[r][1], 16);
+  });
+  return f;
+}
+
+/**
+ * Packs rows of B, stored [k, n], into panels. Arguments: address of the first number, bytes from one row to
+ * the next, address of the panels, steps of k, panels. Reads up to 7 numbers behind a row's end.
+ */
+export function packRows(module: Module): Func {
+  const pointer = module.kind.wide ? "i64" : "i32";
+  const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
+  const [b, stride, to, steps, panels] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const p = f.local("i32"), i = f.local("i32"), from = f.pointer();
+  const one = () => {
+    f.store(to, v.load(from));
+    f.store(to, v.load(from, 16), 16);
+    f.set(from, f.plus(from, stride));
+    f.increase(to, 32);
+  };
+  f.for(p, panels, 1, () => {
+    f.set(from, b);
+    f.set(i, i32.const(0));
+    f.for(i, steps, 1, one);
+    f.increase(b, 32);
+  });
+  return f;
+}
+
+/** Transposes four vectors. */
+export function transpose4(f: Func, rows: readonly Code[]): Local[] {
+  const low = (a: Code, b: Code) => v.shuffle(a, b, [0, 4, 1, 5]);
+  const high = (a: Code, b: Code) => v.shuffle(a, b, [2, 6, 3, 7]);
+  const [a, b, c, d] = rows;
+  const [e, g] = [low(a, b), low(c, d)].map((x) => f.local("v128", x));
+  const [h, l] = [high(a, b), high(c, d)].map((x) => f.local("v128", x));
+  return [
+    v.shuffle(e, g, [0, 1, 4, 5]),
+    v.shuffle(e, g, [2, 3, 6, 7]),
+    v.shuffle(h, l, [0, 1, 4, 5]),
+    v.shuffle(h, l, [2, 3, 6, 7]),
+  ].map((x) => f.local("v128", x));
+}
+
+/**
+ * Packs B, stored [n, k], into panels. Arguments: address of the first row's first step, bytes from one row
+ * to the next, address of the panels, steps of k, rows. Rows that are missing in the last panel repeat the
+ * last; up to 3 numbers are read behind a row's end, and up to 3 steps are written behind the last panel.
+ */
+export function packColumns(module: Module): Func {
+  const pointer = module.kind.wide ? "i64" : "i32";
+  const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
+  const [b, stride, to, steps, rows] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const first = f.local("i32"), i = f.local("i32");
+  const last = f.local("i32", i32.sub(rows, i32.const(1)));
+  f.for(first, rows, PANEL, () => {
+    for (const half of [0, 1]) {
+      const from = [0, 1, 2, 3].map((r) => {
+        const row = i32.add(first, i32.const(half * 4 + r));
+        return f.pointer(f.plus(b, i32.mul(i32.minU(row, last), stride)));
+      });
+      const at = f.pointer(to);
+      f.set(i, i32.const(0));
+      f.for(i, steps, 4, () => {
+        const columns = transpose4(f, from.map((p) => f.local("v128", v.load(p))));
+        for (const [step, column] of columns.entries()) {
+          f.store(at, column, step * 32 + half * 16);
+        }
+        for (const p of from) f.increase(p, 16);
+        f.increase(at, 128);
+      });
+    }
+    f.set(to, f.plus(to, i32.shl(steps, i32.const(5))));
+  });
+  return f;
+}
+
+/**
+ * Packs A, stored [k, m], into strips of 6 columns. Arguments: address of the first number, bytes from one
+ * row to the next, address of the strips, steps of k, columns. Reads up to 5 numbers behind a row's end.
+ */
+export function packStrips(module: Module): Func {
+  const pointer = module.kind.wide ? "i64" : "i32";
+  const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
+  const [a, stride, to, steps, columns] = [0, 1, 2, 3, 4].map((i) => f.param(i));
+  const done = f.local("i32"), i = f.local("i32"), from = f.pointer();
+  f.for(done, columns, TILE_ROWS, () => {
+    f.set(from, a);
+    f.set(i, i32.const(0));
+    f.for(i, steps, 1, () => {
+      f.store(to, v.load(from));
+      f.storeHalf(to, v.loadZero2(from, 16), 16);
+      f.set(from, f.plus(from, stride));
+      f.increase(to, 24);
+    });
+    f.increase(a, 24);
+  });
+  return f;
+}
+
+/** What {@link multiplyBlock} multiplies. */
+export interface BlockSpec {
+  /** Rows of C. */
+  rows: Code;
+  /** Panels of 8 columns. */
+  panels: Code;
+  /** Steps of k. */
+  steps: Code;
+  /** Address of A. */
+  a: Code;
+  /** Bytes from one row of A to the next; 24 times the steps, if A is packed, from one strip to the next. */
+  strideA: Local;
+  /** Address of the panels. */
+  b: Code;
+  /** Address of C. */
+  c: Code;
+  /** Bytes from one row of C to the next. */
+  strideC: Local;
+  /** 0 to start C from zero. */
+  add: Code;
+}
+
+/** C (+)= A · panels, tile by tile. */
+export function multiplyBlock(f: Func, micro: readonly Func[], packed: boolean, s: BlockSpec): void {
+  const panel = f.local("i32", i32.const(0)), row = f.local("i32");
+  const b = f.pointer(s.b), column = f.pointer(s.c);
+  const a = f.pointer(), c = f.pointer();
+  const rows = f.local("i32", s.rows), panels = f.local("i32", s.panels);
+  const steps = f.local("i32", s.steps), add = f.local("i32", s.add);
+  const strideC6 = f.local("i32", i32.mul(s.strideC, i32.const(TILE_ROWS)));
+  const strideA6 = packed ? s.strideA : f.local("i32", i32.mul(s.strideA, i32.const(TILE_ROWS)));
+  f.for(panel, panels, 1, () => {
+    f.set(a, s.a);
+    f.set(c, column);
+    f.set(row, i32.const(0));
+    f.while(i32.leU(i32.add(row, i32.const(TILE_ROWS)), rows), () => {
+      f.call(micro[TILE_ROWS - 1], a, s.strideA, b, c, s.strideC, steps, add);
+      f.set(a, f.plus(a, strideA6));
+      f.set(c, f.plus(c, strideC6));
+      f.increase(row, TILE_ROWS);
+    });
+    const left = f.local("i32", i32.sub(rows, row));
+    for (let r = 1; r < TILE_ROWS; r++) {
+      f.if(i32.eq(left, i32.const(r)), () => {
+        f.call(micro[r - 1], a, s.strideA, b, c, s.strideC, steps, add);
+      });
+    }
+    f.set(b, f.plus(b, i32.shl(steps, i32.const(5))));
+    f.increase(column, 32);
+  });
+}
+
+/** How C is cut into blocks. */
+interface Blocks {
+  rows: number;
+  cols: number;
+  down: number;
+  across: number;
+}
+
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
+/** The size of equal pieces, none larger than `most`, rounded up to a multiple. */
+const evenly = (n: number, most: number, multiple: number): number =>
+  Math.min(roundUp(n, multiple), roundUp(Math.ceil(n / Math.ceil(n / most)), multiple));
+
+/** Multiplications of a block below which cutting it further does not pay, and blocks that fill any processor. */
+const LEAST_WORK = 300_000, ENOUGH_BLOCKS = 32;
+
+/**
+ * Blocks that keep their C and slices of B in the second-level cache and are as many as a processor has cores,
+ * if each is still worth taking.
+ */
+export function blocksOf({ m, n, k, batch = 1, transA }: MatmulSpec): Blocks {
+  // Rows of A are used once for each block of columns; where they are packed, more columns are better.
+  let rows = evenly(m, transA ? 96 : 192, TILE_ROWS);
+  const most = Math.min(BLOCK_B / SLICE, Math.floor(BLOCK_C / rows / PANEL) * PANEL);
+  let cols = evenly(n, Math.max(PANEL, most), PANEL);
+  const count = () => Math.ceil(m / rows) * Math.ceil(n / cols) * batch;
+  while (count() < ENOUGH_BLOCKS && rows * cols * k > LEAST_WORK) {
+    if (cols > 32 && (cols >= rows || rows <= 24)) cols = evenly(cols, Math.ceil(cols / 2), PANEL);
+    else if (rows > 24) rows = evenly(rows, Math.ceil(rows / 2), TILE_ROWS);
+    else break;
+  }
+  return { rows, cols, down: Math.ceil(m / rows), across: Math.ceil(n / cols) };
+}
+
+/**
+ * The launch that computes a product and hands its rows to `finish`.
+ *
+ * @throws {RangeError} if both operands are transposed
+ */
+export function matmulLaunch(spec: MatmulSpec, a: Operand, b: Operand, finish: Finish): CpuLaunch {
+  const { m, n, k, batch = 1, transA = false, transB = false, name = "matmul" } = spec;
+  if (transA && transB) throw new RangeError("matmul: both operands transposed");
+  const { lda = transA ? m : k } = spec;
+  const ldb = transB ? k : n;
+  const blocks = blocksOf(spec);
+  const own = [m, n, k, lda * 4, ldb * 4, blocks.rows, blocks.cols, blocks.down, blocks.across];
+  return {
+    name: `${name} ${transA ? "T" : "N"}${transB ? "T" : "N"}`,
+    operands: [a, b, ...finish.operands],
+    params: [...own, ...finish.params],
+    items: batch * blocks.down * blocks.across,
+    source: {
+      key: `matmul ${transA} ${transB} ${finish.key}`,
+      operands: 2 + finish.operands.length,
+      emit: (kernel) => emitMatmul(kernel, transA, transB, finish, own.length),
+    },
+  };
+}
+
+function emitMatmul(
+  kernel: Kernel,
+  transA: boolean,
+  transB: boolean,
+  finish: Finish,
+  params: number,
+): void {
+  const { f, module } = kernel;
+  const micro = microKernels(module, transA);
+  const packB = transB ? packColumns(module) : packRows(module);
+  const packA = transA ? packStrips(module) : undefined;
+  const [m, n, k, strideA, strideB, blockRows, blockCols, down, across] = Array.from(
+    { length: params },
+    (_, i) => kernel.param(i),
+  );
+  const scope = kernel.scope(2, params);
+  const [c, panels, strips] = [0, AT_B, AT_A].map((at) => kernel.scratch(at));
+  kernel.items((item) => {
+    const rest = f.local("i32", i32.divU(item, across));
+    const col = f.local("i32", i32.mul(i32.remU(item, across), blockCols));
+    const row = f.local("i32", i32.mul(i32.remU(rest, down), blockRows));
+    const z = f.local("i32", i32.divU(rest, down));
+    const rows = f.local("i32", i32.minU(i32.sub(m, row), blockRows));
+    const cols = f.local("i32", i32.minU(i32.sub(n, col), blockCols));
+    const panelCount = f.local("i32", i32.shrU(i32.add(cols, i32.const(7)), i32.const(3)));
+    const strideC = f.local("i32", i32.shl(panelCount, i32.const(5)));
+    // Where the block's part of A and B begins: at step 0 of k.
+    const storedA = i32.mul(transA ? k : m, strideA), storedB = i32.mul(transB ? n : k, strideB);
+    const fromA = transA ? i32.shl(row, i32.const(2)) : i32.mul(row, strideA);
+    const fromB = transB ? i32.mul(col, strideB) : i32.shl(col, i32.const(2));
+    const a = f.pointer(f.plus(kernel.operand(0), i32.add(i32.mul(z, storedA), fromA)));
+    const b = f.pointer(f.plus(kernel.operand(1), i32.add(i32.mul(z, storedB), fromB)));
+    const done = f.local("i32", i32.const(0));
+    f.for(done, k, SLICE, () => {
+      const steps = f.local("i32", i32.minU(i32.sub(k, done), i32.const(SLICE)));
+      f.call(packB, b, strideB, panels, steps, transB ? cols : panelCount);
+      const stepBytes = i32.shl(steps, i32.const(2));
+      if (packA) f.call(packA, a, strideA, strips, steps, rows);
+      const stripBytes = packA && f.local("i32", i32.mul(steps, i32.const(24)));
+      multiplyBlock(f, micro, transA, {
+        rows,
+        panels: panelCount,
+        steps,
+        a: packA ? strips : a,
+        strideA: stripBytes ?? strideA,
+        b: panels,
+        c,
+        strideC,
+        add: i32.ne(done, i32.const(0)),
+      });
+      f.set(a, f.plus(a, transA ? i32.mul(steps, strideA) : stepBytes));
+      f.set(b, f.plus(b, transB ? stepBytes : i32.mul(steps, strideB)));
+    });
+    const r = f.local("i32", i32.const(0));
+    const source = f.pointer(f.minus(c, i32.shl(col, i32.const(2))));
+    f.for(r, rows, 1, () => {
+      const flat = f.local("i32", i32.add(i32.add(i32.mul(z, m), row), r));
+      finish.emit(kernel, scope, {
+        row: flat,
+        from: col,
+        to: i32.add(col, cols),
+        seed: (bytes, lanes) => {
+          const at = f.plus(source, bytes);
+          return lanes === 4 ? v.load(at) : v.loadSplat(at);
+        },
+      });
+      f.set(source, f.plus(source, strideC));
+    });
+  });
+}
