@@ -282,15 +282,16 @@ export class Func {
 
   /** A float in all lanes of a variable, the same one for equal numbers: a constant in a loop is made anew in each turn. */
   float(n: number): Local {
-    return this.#constant(`f${n}`, v.float(n));
+    return this.constant(`f${n}`, v.float(n));
   }
 
   /** An integer in all lanes of a variable. */
   int(n: number): Local {
-    return this.#constant(`i${n}`, v.int(n));
+    return this.constant(`i${n}`, v.int(n));
   }
 
-  #constant(key: string, value: Code): Local {
+  /** The value in a variable, which equal keys share. */
+  constant(key: string, value: Code): Local {
     let local = this.#constants.get(key);
     if (!local) this.#constants.set(key, local = this.first("v128", value));
     return local;

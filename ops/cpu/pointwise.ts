@@ -95,8 +95,14 @@ export class Group {
    * @param nodes in order; the last one makes the result. Without any, it is the seed or the target itself
    * @param target shape of the result, and what to read without nodes and seed
    * @param seed the tensor that an anchor makes
+   * @param keepRows rows stay rows even where they do not matter
    */
-  constructor(nodes: readonly Node[], target: Tensor, to: Lowering, seed?: Tensor) {
+  constructor(
+    nodes: readonly Node[],
+    target: Tensor,
+    to: Lowering,
+    { seed, keepRows = false }: { seed?: Tensor; keepRows?: boolean } = {},
+  ) {
     this.#shape = target.shape;
     this.#to = to;
     this.#seed = seed;
@@ -118,7 +124,7 @@ export class Group {
     this.#expression = last
       ? this.#leafOf.get(last.outputs[0])!
       : this.#operand(seed ?? target);
-    this.#isLine = !seed && this.#leaves.every((leaf) =>
+    this.#isLine = !seed && !keepRows && this.#leaves.every((leaf) =>
       leaf.kind === "scalar" || leaf.kind === "elements" ||
       (leaf.kind === "memory" && (leaf.row.kind === "first" ? !leaf.wide : this.#isWhole(leaf)))
     );
@@ -424,7 +430,7 @@ export function finishOf(
   result: Tensor,
   to: Lowering,
 ): Finish {
-  const group = new Group(nodes, result, to, seed);
+  const group = new Group(nodes, result, to, { seed });
   return {
     key: group.key,
     operands: [to.at(result), ...group.operands],
