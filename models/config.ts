@@ -6,7 +6,7 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { isRecord, shown } from "./untrusted.ts";
 
 /** Ids of the special tokens, the same in every vocabulary of METRO's. See {@link specialIds}. */

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import {
   attentionWidth,
   checkModelConfig,

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { key, Random } from "../ops/random.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { isT5, type ModelConfig, SPECIAL } from "./config.ts";
 import { parameterShapes } from "./parameters.ts";
 

@@ -6,7 +6,7 @@
  * @module
  */
 
-import type { Random } from "../ops/random.ts";
+import type { Random } from "../ops/graph/random.ts";
 import { FIRST_ORDINARY, maskId, type ModelConfig, type ObjectiveConfig } from "./config.ts";
 
 /**
@@ -18,7 +18,7 @@ import { FIRST_ORDINARY, maskId, type ModelConfig, type ObjectiveConfig } from "
  * @example
  * ```ts
  * import { drawDistinct } from "./masking.ts";
- * import { Random } from "../ops/random.ts";
+ * import { Random } from "../ops/graph/random.ts";
  * import assert from "node:assert/strict";
  *
  * assert.equal(new Set(drawDistinct(new Random(1), Uint32Array.of(3, 5, 8), 2)).size, 2);
@@ -39,7 +39,7 @@ export function drawDistinct(random: Random, candidates: Uint32Array, count: num
  * @example
  * ```ts
  * import { roundRandomly } from "./masking.ts";
- * import { Random } from "../ops/random.ts";
+ * import { Random } from "../ops/graph/random.ts";
  * import assert from "node:assert/strict";
  *
  * assert.ok([76, 77].includes(roundRandomly(new Random(1), 0.15 * 512)));
@@ -60,7 +60,7 @@ export function roundRandomly(random: Random, expected: number): number {
  * ```ts
  * import { selectPositions } from "./masking.ts";
  * import { preset } from "./presets.ts";
- * import { Random } from "../ops/random.ts";
+ * import { Random } from "../ops/graph/random.ts";
  * import assert from "node:assert/strict";
  *
  * const { objective } = preset("base");
@@ -101,7 +101,7 @@ export function selectPositions(
  * ```ts
  * import { maskTokens } from "./masking.ts";
  * import { preset } from "./presets.ts";
- * import { Random } from "../ops/random.ts";
+ * import { Random } from "../ops/graph/random.ts";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("base", "paper");

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { maskId, type ModelConfig, type ObjectiveConfig, SPECIAL } from "./config.ts";
 import { maskTokens, selectPositions } from "./masking.ts";
 

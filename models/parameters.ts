@@ -9,7 +9,7 @@
  * @module
  */
 
-import { state, type Tensor } from "../ops/tensor.ts";
+import { state, type Tensor } from "../ops/graph/tensor.ts";
 import { attentionWidth, isT5, type LmHead, type ModelConfig, type T5Model } from "./config.ts";
 
 /** Tensors by parameter name. */

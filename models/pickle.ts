@@ -12,7 +12,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Dtype } from "./safetensors.ts";
 import { shown } from "./untrusted.ts";
 

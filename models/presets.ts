@@ -5,7 +5,7 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { ModelConfig, ObjectiveConfig } from "./config.ts";
 
 /** Which of three sources to follow where they disagree. */

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { isRecord, MAX_JSON_BYTES, parseJsonObject, shown } from "./untrusted.ts";
 
 /** An element type, as the format names it. */

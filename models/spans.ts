@@ -5,8 +5,8 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
-import type { Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import type { Random } from "../ops/graph/random.ts";
 import { maskId, type ModelConfig } from "./config.ts";
 import { drawDistinct, roundRandomly } from "./masking.ts";
 
@@ -39,7 +39,7 @@ export interface Corruption {
  * import { corruptSpans } from "./spans.ts";
  * import { maskId } from "./config.ts";
  * import { preset } from "./presets.ts";
- * import { Random } from "../ops/random.ts";
+ * import { Random } from "../ops/graph/random.ts";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("base");

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { equal, input, mul, notEqual, runScalar, scalar, sum, type Tensor } from "../ops/mod.ts";
 import { maskId, type ModelConfig, SPECIAL, specialIds } from "./config.ts";
 import { languageModel } from "./heads.ts";

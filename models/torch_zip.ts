@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { MAX_PICKLE_BYTES, type PickledTensor, unpickleStateDict } from "./pickle.ts";
 import { DTYPE_BYTES, tensorBytes } from "./safetensors.ts";
 import { type ByteSource, elementCount, rowMajorStrides, type StoredTensor } from "./stored.ts";

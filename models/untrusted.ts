@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /**
  * Twenty times the longest header of a released model, and enough for 30,000 tensors. Parsed JSON can

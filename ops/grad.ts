@@ -6,7 +6,7 @@
 
 import { add, scalar } from "./primitives/pointwise.ts";
 import { spread } from "./primitives/reduce.ts";
-import { formatShape, isSource, type Node, type Tensor } from "./tensor.ts";
+import { formatShape, isSource, type Node, type Tensor, topological } from "./graph/tensor.ts";
 
 /**
  * Gradients of a scalar.
@@ -22,7 +22,7 @@ import { formatShape, isSource, type Node, type Tensor } from "./tensor.ts";
  * ```ts
  * import { grad } from "./grad.ts";
  * import { sumSquares } from "./primitives/reduce.ts";
- * import { state } from "./tensor.ts";
+ * import { state } from "./graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const w = state("w", [3]);
@@ -74,18 +74,4 @@ function nodesBetween(loss: Tensor, wrt: readonly Tensor[]): Node[] {
     depends.set(node, targets.has(node) || node.inputs.some((t) => depends.get(t.node)!));
   }
   return order.filter((node) => depends.get(node) && !isSource(node));
-}
-
-/** All nodes that outputs depend on, inputs before users. */
-export function topological(outputs: readonly Tensor[]): Node[] {
-  const seen = new Set<Node>();
-  const stack = outputs.map((t) => t.node);
-  while (stack.length > 0) {
-    const node = stack.pop()!;
-    if (seen.has(node)) continue;
-    seen.add(node);
-    for (const t of node.inputs) stack.push(t.node);
-  }
-  // Ids grow with creation, and inputs are created first.
-  return [...seen].sort((a, b) => a.id - b.id);
 }

@@ -1,14 +1,14 @@
 /**
- * The engine: symbolic tensors, automatic differentiation, and programs for WebGPU.
+ * The engine: symbolic tensors, automatic differentiation, and programs for WebGPU and for the processor.
  *
  * Write a step once as a pure function of tensors; {@link grad} differentiates it, {@link compile} fuses
- * it, plans its memory and generates WGSL, and `Program.run` replays it.
+ * it, plans its memory and has the device's target generate kernels, and `Program.run` replays it.
  *
  * @module
  */
 
-export * from "./errors.ts";
-export { key, mix32, Random } from "./random.ts";
+export * from "./graph/errors.ts";
+export { key, mix32, Random } from "./graph/random.ts";
 export {
   constant,
   type DType,
@@ -22,7 +22,7 @@ export {
   type Tensor,
   type TensorType,
   type Values,
-} from "./tensor.ts";
+} from "./graph/tensor.ts";
 export {
   add,
   div,
@@ -68,34 +68,35 @@ export {
 } from "./primitives/cross_entropy.ts";
 export { grad } from "./grad.ts";
 export { evaluate, type EvaluateOptions } from "./reference.ts";
+export { PRIMITIVES } from "./primitives/list.ts";
 export {
-  type Binding,
-  type DeviceClass,
-  type Epilogue,
-  type KernelSource,
-  type Launch,
-} from "./kernel.ts";
-export { type BoundEpilogue, type BoundPrologue, type Lowering, type Operand } from "./lower.ts";
-export { type PointwiseRule, type PointwiseSite } from "./primitives/pointwise.ts";
-export { type Step } from "./fuse.ts";
+  type Expression,
+  type ExpressionOp,
+  type ExpressionType,
+  type PointwiseRule,
+  type PointwiseSite,
+} from "./graph/expression.ts";
+export { type Step } from "./program/fuse.ts";
+export { type Launch, type Lowering, type Operand, type Target } from "./program/lowering.ts";
 export {
+  type BoundLaunch,
   type BufferView,
-  Device,
-  type DeviceOptions,
-  openDevice,
-  type PreparedDispatch,
-} from "./device.ts";
-export { StateMemory, Workspace } from "./memory.ts";
+  type Device,
+  type DeviceBuffer,
+  type DeviceLimits,
+  type PreparedList,
+  type Readback,
+  type Stopwatch,
+  type Submission,
+} from "./program/device.ts";
+export { StateMemory, Workspace } from "./program/memory.ts";
 export {
   compile,
   Program,
   type ProgramMemory,
   type ProgramSpec,
   type RunOptions,
-} from "./compile.ts";
-export {
-  estimateProgram,
-  type KernelTarget,
-  type ProgramEstimate,
-  sharedWorkspace,
-} from "./estimate.ts";
+} from "./program/compile.ts";
+export { estimateProgram, type ProgramEstimate, sharedWorkspace } from "./program/estimate.ts";
+export { gpuTarget } from "./gpu/target.ts";
+export { type AdapterChoice, openDevice, type OpenOptions } from "./open_device.ts";

@@ -5,8 +5,15 @@
  * @module
  */
 
-import { topological } from "./grad.ts";
-import { CONSTANT, isSource, type RunContext, sizeOf, type Tensor, type Values } from "./tensor.ts";
+import {
+  CONSTANT,
+  isSource,
+  type RunContext,
+  sizeOf,
+  type Tensor,
+  topological,
+  type Values,
+} from "./graph/tensor.ts";
 
 /** What {@link evaluate} needs besides the graph. */
 export interface EvaluateOptions {
@@ -25,7 +32,7 @@ export interface EvaluateOptions {
  * ```ts
  * import { evaluate } from "./reference.ts";
  * import { sum } from "./primitives/reduce.ts";
- * import { state } from "./tensor.ts";
+ * import { state } from "./graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const [s] = evaluate([sum(state("x", [3]))], { values: { x: [1, 2, 3] } });

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { main } from "../tasks/cli.ts";
 import { convertModel, convertTokenizer } from "../tasks/convert.ts";
 import { help } from "../tasks/help.ts";

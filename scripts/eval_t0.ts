@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import process from "node:process";
 import { openDevice } from "../ops/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/cli.ts";
 import { evaluateModel, type Evaluation } from "../tasks/evaluate.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluation_report.ts";

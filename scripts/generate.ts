@@ -5,7 +5,7 @@
  */
 import process from "node:process";
 import { createInterface } from "node:readline";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { openDevice } from "../ops/mod.ts";
 import { main } from "../tasks/cli.ts";
 import { generate, STRATEGIES, type Strategy } from "../tasks/generate.ts";

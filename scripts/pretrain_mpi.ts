@@ -5,7 +5,7 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { nearest } from "../tasks/nearest.ts";

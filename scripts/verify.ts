@@ -20,7 +20,7 @@ import {
   tokenizerReportLines,
   verifyTokenizer,
 } from "../tasks/verify_tokenizer.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /** Something to check; `run` is true if all is well. */
 interface Check {

@@ -6,8 +6,8 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import type { BlockSource } from "./packed.ts";
 import {
   ALONE,

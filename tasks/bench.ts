@@ -7,7 +7,7 @@
 
 import { join } from "node:path";
 import { preset, type PresetName, PRESETS, slotsPerSequence } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { timeData, timeRendering } from "./bench/data.ts";
 import { cubeCases, layerCases } from "./bench/kernel_cases.ts";

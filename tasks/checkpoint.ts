@@ -34,7 +34,7 @@ import {
   parseHeader,
   type TensorSpec,
 } from "../models/safetensors.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { alone, type Communicator } from "./parallel/communicator.ts";
 
 const STAGED = "checkpoint.tmp";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /** The exit code that shells expect of a program that Ctrl-C has ended. */
 const INTERRUPTED = 130;

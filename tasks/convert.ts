@@ -15,7 +15,7 @@ import {
   parameterCount,
   specialIds,
 } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { writeFile, writeTensors } from "./checkpoint.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { exists } from "./run_folder.ts";

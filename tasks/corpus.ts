@@ -8,7 +8,7 @@
  * @module
  */
 import { dirname, join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { decodeLines, readBlocks, strictUtf8, unreadable } from "./lines.ts";
 import { openParquet } from "./parquet.ts";
 

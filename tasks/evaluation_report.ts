@@ -6,7 +6,7 @@
 
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { writeFile } from "./checkpoint.ts";
 import type { Evaluation } from "./evaluate.ts";
 import {

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { type Drop, encodeExample, renderExample } from "./examples.ts";
 import { type Mixture, MixtureOrder } from "./mixture.ts";
 import { openTemplates } from "./prompts/templates.ts";

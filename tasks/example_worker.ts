@@ -6,7 +6,7 @@
  */
 /// <reference no-default-lib="true" />
 /// <reference lib="deno.worker" />
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { WindowMaker, type WindowReply, type WindowRequest } from "./example_windows.ts";
 
 let maker: WindowMaker | undefined;

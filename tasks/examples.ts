@@ -4,8 +4,8 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { encodePrompt, encodeTarget } from "./prompt_ids.ts";
 import { RenderError, type Template } from "./prompts/template.ts";
 import type { MixingRule } from "./prompts/t0.ts";

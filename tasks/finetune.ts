@@ -13,7 +13,7 @@ import process from "node:process";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { writeFile } from "./checkpoint.ts";
 import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./example_windows.ts";

@@ -6,7 +6,7 @@
  */
 
 import { type ModelConfig, type OptimisationConfig, preset } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { describe, flagName, type Option } from "./options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./parallel/train_options.ts";
 import { PRETRAIN_CONFIG } from "./pretrain_options.ts";

@@ -8,7 +8,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import process from "node:process";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import {
   cachedCommit,
   cachedModels,

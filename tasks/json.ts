@@ -7,7 +7,7 @@
 
 import { readFile } from "node:fs/promises";
 import { parseJson } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /**
  * Reads a JSON file.

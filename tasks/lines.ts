@@ -7,7 +7,7 @@
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /** A line longer than this is split by {@link readBlocks} where it may be. Bytes. */
 const LONG_LINE = 1_000_000;

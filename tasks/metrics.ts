@@ -8,7 +8,7 @@
  * @module
  */
 import { type FileHandle, open, readFile } from "node:fs/promises";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { writeFile } from "./checkpoint.ts";
 
 /** One line of `metrics.jsonl`. */

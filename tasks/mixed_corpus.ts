@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { UserError } from "../ops/errors.ts";
-import { key } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key } from "../ops/graph/random.ts";
 import type { BlockSource, PackedPart } from "./packed.ts";
 import { permute } from "./shuffle.ts";
 

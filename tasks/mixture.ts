@@ -10,8 +10,8 @@
  */
 
 import { existsSync, readFileSync } from "node:fs";
-import { UserError } from "../ops/errors.ts";
-import { key } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key } from "../ops/graph/random.ts";
 import { hash } from "./examples.ts";
 import { nearest } from "./nearest.ts";
 import {

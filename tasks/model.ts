@@ -23,7 +23,7 @@ import {
   specialIds,
 } from "../models/mod.ts";
 import { isRecord, shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { type Device, openDevice, StateMemory } from "../ops/mod.ts";
 import { checkpointFile, openTensors } from "./checkpoint.ts";
 import { type HubOptions, resolveModel } from "./hub.ts";

@@ -17,7 +17,7 @@ import {
   transpose,
 } from "../models/mod.ts";
 import { shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Device, StateMemory } from "../ops/mod.ts";
 import type { Tensors } from "./checkpoint.ts";
 import type { Weights } from "./weights.ts";

@@ -10,7 +10,7 @@
 
 import { elementCount } from "../models/stored.ts";
 import { shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { type Tensors, writeTensors } from "./checkpoint.ts";
 import type { TensorSlice } from "./parallel/buckets.ts";
 

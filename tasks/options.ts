@@ -21,7 +21,7 @@
  */
 import { parseArgs } from "node:util";
 import { shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { nearest } from "./nearest.ts";
 
 /** What every kind of option says about itself. */

@@ -6,8 +6,8 @@
  * @module
  */
 import { join, resolve } from "node:path";
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { type Document, listCorpus, readDocuments } from "./corpus.ts";
 import {
   FORMAT,

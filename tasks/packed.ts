@@ -12,7 +12,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { CorpusFile } from "./corpus.ts";
 
 /** The two parts of a packed corpus. */

@@ -6,7 +6,7 @@
  */
 
 import type { SpecialIds } from "../models/mod.ts";
-import { key, Random } from "../ops/random.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "./example_windows.ts";
 import { chooseLengths, fittingLength } from "./lengths.ts";
 import type { BatchShape, PreparedBatch } from "./objective.ts";

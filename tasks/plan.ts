@@ -5,7 +5,7 @@
  * @module
  */
 
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { PresetName } from "../models/mod.ts";
 import type { DeviceClass, KernelTarget } from "../ops/mod.ts";
 import { mib } from "./bench/report.ts";

@@ -12,7 +12,7 @@ import process from "node:process";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import {
   Batcher,

@@ -25,7 +25,7 @@ import {
   type Start,
   STARTS,
 } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { checkTextWeights } from "./mixed_corpus.ts";
 import { describe, flagName, type Option } from "./options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./parallel/train_options.ts";

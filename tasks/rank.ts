@@ -21,7 +21,7 @@ import {
   specialIds,
 } from "../models/mod.ts";
 import { type BufferView, record } from "../ops/device.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { compile, type Device, type Program, state, StateMemory, Workspace } from "../ops/mod.ts";
 import type { LoadedModel } from "./model.ts";
 import { alone, type Communicator, fromFirst } from "./parallel/communicator.ts";

@@ -12,8 +12,8 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type ColumnTable, from, not, op, table } from "arquero";
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 import { writeFile } from "./checkpoint.ts";
 import { T0_EVAL } from "./prompts/t0.ts";
 

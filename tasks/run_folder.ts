@@ -9,7 +9,7 @@ import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { foreignNames, type ModelConfig, type Part, transpose } from "../models/mod.ts";
 import { isRecord, shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { StateMemory } from "../ops/mod.ts";
 import {
   checkpointFile,

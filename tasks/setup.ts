@@ -15,7 +15,7 @@
  */
 import { readFile, stat } from "node:fs/promises";
 import process from "node:process";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { askProgram } from "./ask_program.ts";
 
 /** Packages that together do one thing, by the package manager that has them under these names. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { key, mix32 } from "../ops/random.ts";
+import { key, mix32 } from "../ops/graph/random.ts";
 
 const ROUNDS = 8;
 

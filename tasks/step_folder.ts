@@ -37,7 +37,7 @@ import {
   SPECIAL,
   transpose,
 } from "../models/mod.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { parseAt } from "./json.ts";
 import { openTensors, type Tensors } from "./checkpoint.ts";
 import { defaults, describe, type Options, validate, type Values } from "./options.ts";

@@ -13,7 +13,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { parseJson, shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { merge, type Merges, mergeTable } from "./tokenizer/bpe.ts";
 import { BYTE_SYMBOLS, compileNormalizer, literalPattern, WORD } from "./tokenizer/byte_level.ts";
 import { checkTokenizerJson } from "./tokenizer/check_json.ts";

@@ -6,7 +6,7 @@
  */
 
 import { join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { type MetricRecord, openMetrics, readMetrics } from "./metrics.ts";
 import { addCounts, type Objective, type PreparedBatch } from "./objective.ts";

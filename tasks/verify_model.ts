@@ -23,7 +23,7 @@ import {
   specialIds,
 } from "../models/mod.ts";
 import { isRecord } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { compile, type Device, input, StateMemory } from "../ops/mod.ts";
 import { openTensors } from "./checkpoint.ts";
 import { Generator } from "./generate.ts";

@@ -16,7 +16,7 @@
  */
 import { join } from "node:path";
 import { isRecord } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { readJson, readJsonLines } from "./json.ts";
 import { RenderError, type Row, type Template } from "./prompts/template.ts";
 import type { Templates } from "./prompts/templates.ts";

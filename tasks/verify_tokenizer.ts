@@ -7,7 +7,7 @@
  * @module
  */
 import { join } from "node:path";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import { readJsonLines } from "./json.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { metroText } from "./tokenizer/metro_text.ts";

@@ -21,7 +21,7 @@ import {
 } from "../models/stored.ts";
 import { readTorchZip } from "../models/torch_zip.ts";
 import { MAX_JSON_BYTES, shown } from "../models/untrusted.ts";
-import { UserError } from "../ops/errors.ts";
+import { UserError } from "../ops/graph/errors.ts";
 
 /** Weights, open for reading. */
 export interface Weights {

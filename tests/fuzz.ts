@@ -2,8 +2,8 @@
  * Hostile files: bytes put together, damaged at random, and what must come of reading them.
  */
 import assert from "node:assert/strict";
-import { UserError } from "../ops/errors.ts";
-import { key, Random } from "../ops/random.ts";
+import { UserError } from "../ops/graph/errors.ts";
+import { key, Random } from "../ops/graph/random.ts";
 
 const utf8 = new TextEncoder();
 const fromUtf8 = new TextDecoder();

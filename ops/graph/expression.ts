@@ -119,7 +119,28 @@ export function mixed(bits: Expression): Expression {
   return x.xor(v, x.shiftRight(v, 15));
 }
 
+/** An expression and all its parts, each once, operands before what uses them. */
+export function partsOf(e: Expression, seen: Set<Expression> = new Set()): Set<Expression> {
+  if (seen.has(e)) return seen;
+  for (const part of e.args) partsOf(part, seen);
+  return seen.add(e);
+}
+
 /** True if the expression, or a part of it, satisfies a test. */
 export function someOf(e: Expression, test: (part: Expression) => boolean): boolean {
-  return test(e) || e.args.some((part) => someOf(part, test));
+  return [...partsOf(e)].some(test);
+}
+
+/** Sizes of the output of a pointwise operation, for the few that number its elements. */
+export interface PointwiseSite {
+  /** Elements. */
+  size: number;
+  /** Length of the first axis. */
+  leading: number;
+}
+
+/** What a pointwise primitive computes. */
+export interface PointwiseRule<A> {
+  /** One element of the result, from those of the inputs. */
+  express(args: readonly Expression[], attrs: A, site: PointwiseSite): Expression;
 }

@@ -5,13 +5,12 @@
  * @module
  */
 
-import { attentionBackward, attentionForward, type AttentionSpec } from "../kernels/attention.ts";
 import {
   type AttentionInputs,
   attentionReference,
   attentionReferenceBackward,
-} from "../kernels/attention_reference.ts";
-import type { Lowering } from "../lower.ts";
+} from "./attention_reference.ts";
+import { type AttentionAttrs, attentionSpec } from "./attention_spec.ts";
 import {
   apply,
   expectShape,
@@ -22,7 +21,7 @@ import {
   type Tensor,
   type TensorType,
   type Values,
-} from "../tensor.ts";
+} from "../graph/tensor.ts";
 
 /** Options of {@link attention}. */
 export interface AttentionOptions {
@@ -45,29 +44,8 @@ export interface AttentionOptions {
   stream?: number;
 }
 
-interface Attrs {
-  heads: number;
-  causal: boolean;
-  segments: boolean;
-  bias: boolean;
-  ownBias: boolean;
-  scale?: number;
-  dropout: number;
-  stream: number;
-}
-
-function specOf({ inputs: [q, k], attrs }: Node<Attrs>, to?: Lowering): AttentionSpec {
-  return {
-    ...attrs,
-    batch: q.shape[0],
-    queryLength: q.shape[1],
-    keyLength: k.shape[1],
-    headDim: q.shape[2] / attrs.heads,
-    deviceClass: to?.deviceClass ?? "software",
-  };
-}
-
-const ATTENTION: Primitive<Attrs> = {
+/** Inputs: q, k, v, mask, [bias]. Outputs: the result, and the log-sum-exp of every row [B, heads, Lq]. */
+export const ATTENTION: Primitive<AttentionAttrs> = {
   name: "attention",
   infer(inputs, { heads, bias, ownBias, segments }) {
     const [q, k, v, mask, table] = inputs;
@@ -89,7 +67,7 @@ const ATTENTION: Primitive<Attrs> = {
     ];
   },
   reference(values, node, run) {
-    const { out, lse } = attentionReference(specOf(node), operandsOf(values, node, run));
+    const { out, lse } = attentionReference(attentionSpec(node), operandsOf(values, node, run));
     return [out, lse];
   },
   vjp(node, [g]) {
@@ -101,22 +79,10 @@ const ATTENTION: Primitive<Attrs> = {
     const [dq, dk, dv, dbias] = apply(ATTENTION_GRAD, bias ? [...operands, bias] : operands, attrs);
     return [dq, dk, dv, undefined, dbias];
   },
-  lower(node, to) {
-    const [q, k, v, mask, bias] = node.inputs;
-    const [out, lse] = node.outputs;
-    to.emit(attentionForward(specOf(node, to)), {
-      q: to.at(q),
-      k: to.at(k),
-      v: to.at(v),
-      mask: to.at(mask),
-      out: to.at(out),
-      lse: to.at(lse),
-      ...(bias && { bias: to.at(bias) }),
-    });
-  },
 };
 
-const ATTENTION_GRAD: Primitive<Attrs> = {
+/** Inputs: q, k, v, mask, result, log-sum-exp, its gradient, [bias]. Outputs: dq, dk, dv, [dbias]. */
+export const ATTENTION_GRAD: Primitive<AttentionAttrs> = {
   name: "attentionGrad",
   infer([q, k, v, , , , , bias]) {
     const like = (x: TensorType): TensorType => ({ shape: x.shape, dtype: "f32" });
@@ -124,41 +90,17 @@ const ATTENTION_GRAD: Primitive<Attrs> = {
   },
   reference([q, k, v, mask, , , g, bias], node, run) {
     const grads = attentionReferenceBackward(
-      specOf(node),
+      attentionSpec(node),
       operandsOf([q, k, v, mask, bias], node, run),
       g,
     );
     return [grads.dq, grads.dk, grads.dv, ...(bias ? [grads.dbias] : [])];
   },
-  lower(node, to) {
-    const [q, k, v, mask, out, lse, g, bias] = node.inputs;
-    const [dq, dk, dv, dbias] = node.outputs;
-    const { launches, scratch } = attentionBackward(specOf(node, to));
-    const temporary = Object.entries(scratch).map((
-      [name, bytes],
-    ) => [name, to.scratch(bytes, name)]);
-    for (const launch of launches) {
-      to.emit(launch, {
-        q: to.at(q),
-        k: to.at(k),
-        v: to.at(v),
-        mask: to.at(mask),
-        out: to.at(out),
-        lse: to.at(lse),
-        gOut: to.at(g),
-        dq: to.at(dq),
-        dk: to.at(dk),
-        dv: to.at(dv),
-        ...(bias && { bias: to.at(bias), dbias: to.at(dbias) }),
-        ...Object.fromEntries(temporary),
-      });
-    }
-  },
 };
 
 function operandsOf(
   [q, k, v, mask, bias]: readonly Values[],
-  { attrs }: Node<Attrs>,
+  { attrs }: Node<AttentionAttrs>,
   run: RunContext,
 ): AttentionInputs {
   const inputs = { q, k, v, mask, runKey: run.key, firstSequence: run.sequence };
@@ -178,7 +120,7 @@ function operandsOf(
  * @example
  * ```ts
  * import { attention } from "./attention.ts";
- * import { input, state } from "../tensor.ts";
+ * import { input, state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const x = state("x", [2, 6, 16]);

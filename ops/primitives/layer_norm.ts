@@ -5,17 +5,18 @@
  */
 
 import {
-  layerNormBackward,
-  layerNormForward,
-  rmsNormBackward,
-  rmsNormForward,
-} from "../kernels/layer_norm.ts";
-import { apply, asMatrix, expectShape, type Primitive, sizeOf, type Tensor } from "../tensor.ts";
+  apply,
+  asMatrix,
+  expectShape,
+  type Primitive,
+  sizeOf,
+  type Tensor,
+} from "../graph/tensor.ts";
 import { mul, sub } from "./pointwise.ts";
 import { sumRows } from "./reduce.ts";
 
 /** Outputs: the normalised tensor, and mean and 1/deviation of every row, which the gradients need. */
-const LAYER_NORM: Primitive<{ eps: number }> = {
+export const LAYER_NORM: Primitive<{ eps: number }> = {
   name: "layerNorm",
   infer(inputs) {
     const [x, gain, bias] = inputs;
@@ -52,22 +53,10 @@ const LAYER_NORM: Primitive<{ eps: number }> = {
       sumRows(g),
     ];
   },
-  lower(node, to) {
-    const [x, gain, bias] = node.inputs, [y, mean, rstd] = node.outputs;
-    const { rows, cols } = asMatrix(x.shape);
-    to.emit(layerNormForward({ rows, cols, eps: node.attrs.eps, deviceClass: to.deviceClass }), {
-      x: to.at(x),
-      gain: to.at(gain),
-      bias: to.at(bias),
-      y: to.at(y),
-      mean: to.at(mean),
-      rstd: to.at(rstd),
-    });
-  },
 };
 
 /** dx = rstd · (h − mean(h) − x̂ · mean(h · x̂)) with h = g · gain and x̂ the normalised row. */
-const LAYER_NORM_GRAD: Primitive<null> = {
+export const LAYER_NORM_GRAD: Primitive<null> = {
   name: "layerNormGrad",
   infer: ([g]) => [{ shape: g.shape, dtype: "f32" }],
   reference([g, x, gain, mean, rstd], node) {
@@ -88,23 +77,10 @@ const LAYER_NORM_GRAD: Primitive<null> = {
     return [dx];
   },
   hasEpilogue: true,
-  lower(node, to) {
-    const [g, x, gain, mean, rstd] = node.inputs;
-    const { rows, cols } = asMatrix(x.shape);
-    const { epilogue, operands } = to.epilogue();
-    to.emit(layerNormBackward({ rows, cols, epilogue, deviceClass: to.deviceClass }), {
-      g: to.at(g),
-      x: to.at(x),
-      gain: to.at(gain),
-      mean: to.at(mean),
-      rstd: to.at(rstd),
-      ...operands,
-    });
-  },
 };
 
 /** Outputs: the normalised tensor, and 1/(root of the mean square) of every row. */
-const RMS_NORM: Primitive<{ eps: number }> = {
+export const RMS_NORM: Primitive<{ eps: number }> = {
   name: "rmsNorm",
   infer(inputs) {
     const [x, gain] = inputs;
@@ -131,20 +107,10 @@ const RMS_NORM: Primitive<{ eps: number }> = {
     if (!g) return [];
     return [apply(RMS_NORM_GRAD, [g, x, gain, rstd], null)[0], sumRows(mul(g, mul(x, rstd)))];
   },
-  lower(node, to) {
-    const [x, gain] = node.inputs, [y, rstd] = node.outputs;
-    const { rows, cols } = asMatrix(x.shape);
-    to.emit(rmsNormForward({ rows, cols, eps: node.attrs.eps, deviceClass: to.deviceClass }), {
-      x: to.at(x),
-      gain: to.at(gain),
-      y: to.at(y),
-      rstd: to.at(rstd),
-    });
-  },
 };
 
 /** dx = rstd · (h − x̂ · mean(h · x̂)) with h = g · gain and x̂ the normalised row. */
-const RMS_NORM_GRAD: Primitive<null> = {
+export const RMS_NORM_GRAD: Primitive<null> = {
   name: "rmsNormGrad",
   infer: ([g]) => [{ shape: g.shape, dtype: "f32" }],
   reference([g, x, gain, rstd], node) {
@@ -161,18 +127,6 @@ const RMS_NORM_GRAD: Primitive<null> = {
     return [dx];
   },
   hasEpilogue: true,
-  lower(node, to) {
-    const [g, x, gain, rstd] = node.inputs;
-    const { rows, cols } = asMatrix(x.shape);
-    const { epilogue, operands } = to.epilogue();
-    to.emit(rmsNormBackward({ rows, cols, epilogue, deviceClass: to.deviceClass }), {
-      g: to.at(g),
-      x: to.at(x),
-      gain: to.at(gain),
-      rstd: to.at(rstd),
-      ...operands,
-    });
-  },
 };
 
 /**
@@ -185,7 +139,7 @@ const RMS_NORM_GRAD: Primitive<null> = {
  * @example
  * ```ts
  * import { layerNorm } from "./layer_norm.ts";
- * import { state } from "../tensor.ts";
+ * import { state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const y = layerNorm(state("x", [2, 8]), state("g", [8]), state("b", [8]), 1e-5);
@@ -205,7 +159,7 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, eps: number): T
  * @example
  * ```ts
  * import { rmsNorm } from "./layer_norm.ts";
- * import { state } from "../tensor.ts";
+ * import { state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(rmsNorm(state("x", [2, 8]), state("g", [8]), 1e-6).shape, [2, 8]);

@@ -5,19 +5,19 @@
  * @module
  */
 
-import { matmul as matmulKernel } from "../kernels/matmul.ts";
 import {
   apply,
   asMatrix,
   expectShape,
   formatShape,
+  type Node,
   type Primitive,
   reshape,
   sameShape,
   sizeOf,
   type Tensor,
   type TensorType,
-} from "../tensor.ts";
+} from "../graph/tensor.ts";
 
 /** Options of {@link matmul}. */
 export interface MatmulOptions {
@@ -29,14 +29,19 @@ export interface MatmulOptions {
   batched?: boolean;
 }
 
-interface Dims {
+/** Sizes of a product: `batch` times [m, k] · [k, n]. */
+export interface MatmulSizes {
+  /** Number of products. */
   batch: number;
+  /** Rows of the result. */
   m: number;
+  /** Columns of the result. */
   n: number;
+  /** Length of the sums. */
   k: number;
 }
 
-function dims(a: TensorType, b: TensorType, o: MatmulOptions): Dims {
+function dims(a: TensorType, b: TensorType, o: MatmulOptions): MatmulSizes {
   const fail = (why: string): never => {
     const t = (x: TensorType, on?: boolean) => formatShape(x.shape) + (on ? "ᵀ" : "");
     throw new Error(`matmul: ${t(a, o.transA)} × ${t(b, o.transB)}: ${why}`);
@@ -59,7 +64,13 @@ function dims(a: TensorType, b: TensorType, o: MatmulOptions): Dims {
   return { batch, m, n, k };
 }
 
-const MATMUL: Primitive<MatmulOptions> = {
+/** Sizes of a product in a graph. */
+export function matmulSizes({ inputs: [a, b], attrs }: Node<MatmulOptions>): MatmulSizes {
+  return dims(a, b, attrs);
+}
+
+/** Primitive of {@link matmul}. */
+export const MATMUL: Primitive<MatmulOptions> = {
   name: "matmul",
   infer(inputs, o) {
     expectShape(inputs.length === 2, "matmul", "two tensors", inputs);
@@ -72,8 +83,8 @@ const MATMUL: Primitive<MatmulOptions> = {
       : a.shape.slice(0, -1);
     return [{ shape: [...leading, n], dtype: "f32" }];
   },
-  reference([a, b], { inputs, attrs }) {
-    const { batch, m, n, k } = dims(inputs[0], inputs[1], attrs);
+  reference([a, b], node) {
+    const { batch, m, n, k } = matmulSizes(node), { attrs } = node;
     const [am, ak] = attrs.transA ? [1, m] : [k, 1];
     const [bk, bn] = attrs.transB ? [1, k] : [n, 1];
     const out = new Float64Array(batch * m * n);
@@ -107,26 +118,6 @@ const MATMUL: Primitive<MatmulOptions> = {
     ];
   },
   hasEpilogue: true,
-  lower({ inputs: [a, b], attrs }, to) {
-    const { batch, m, n, k } = dims(a, b, attrs);
-    const { epilogue, operands } = to.epilogue();
-    const { transA, transB } = attrs;
-    const { launches, scratchBytes } = matmulKernel({
-      batch,
-      m,
-      n,
-      k,
-      transA,
-      transB,
-      epilogue,
-      deviceClass: to.deviceClass,
-      subgroupSize: to.subgroupSize,
-    });
-    const partials = scratchBytes > 0 ? to.scratch(scratchBytes, "partial sums") : undefined;
-    for (const launch of launches) {
-      to.emit(launch, { a: to.at(a), b: to.at(b), partials, ...operands });
-    }
-  },
 };
 
 /**
@@ -140,7 +131,7 @@ const MATMUL: Primitive<MatmulOptions> = {
  * @example
  * ```ts
  * import { matmul } from "./matmul.ts";
- * import { state } from "../tensor.ts";
+ * import { state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const x = state("x", [2, 5, 3]), w = state("w", [3, 4]);

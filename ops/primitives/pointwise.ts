@@ -1,11 +1,13 @@
 /**
- * Elementwise operations with broadcasting. Each states its WGSL expression, its value in TypeScript and
- * its derivative on a few lines; the compiler fuses chains of them into one kernel or into a neighbour.
+ * Elementwise operations with broadcasting. Each states its expression for kernels, its value in TypeScript
+ * and its derivative on a few lines; the compiler fuses chains of them into one kernel or into a neighbour.
  *
  * @module
  */
 
-import { mix32 } from "../random.ts";
+import { broadcastIndex, broadcastShape } from "../graph/broadcast.ts";
+import { type Expression, mixed, type PointwiseRule, x } from "../graph/expression.ts";
+import { mix32 } from "../graph/random.ts";
 import {
   apply,
   type DType,
@@ -17,31 +19,8 @@ import {
   type Tensor,
   type TensorType,
   type Values,
-} from "../tensor.ts";
-import { broadcastIndex, broadcastShape } from "./broadcast.ts";
+} from "../graph/tensor.ts";
 import { sumTo } from "./reduce.ts";
-
-/** Where a fused kernel is, when it emits an expression. */
-export interface PointwiseSite {
-  /** Elements per value: 4 means `vec4f`/`vec4u`. */
-  width: 1 | 4;
-  /** WGSL `u32` expression: flat index of the (first) element in the output. */
-  flat: string;
-  /** Passes a number to the kernel; returns the WGSL `u32` expression that reads it. */
-  param(value: number): string;
-  /** Number of elements of the output. */
-  size: number;
-  /** Length of the output's first axis. */
-  leading: number;
-}
-
-/** How a pointwise primitive looks in a kernel. */
-export interface PointwiseRule<A> {
-  /** WGSL expression of the result from those of the inputs (each of the site's width). */
-  emit(args: string[], attrs: A, site: PointwiseSite): string;
-  /** True if the expression reads the run block. */
-  usesRun?: boolean;
-}
 
 /** Shape of a rule given by scalar functions. */
 interface Definition<A> {
@@ -50,8 +29,7 @@ interface Definition<A> {
   /** Types of the inputs, and of the output; f32 unless said. */
   dtypes?: DType[];
   result?: DType;
-  emit: PointwiseRule<A>["emit"];
-  usesRun?: boolean;
+  express: PointwiseRule<A>["express"];
   value(args: number[], attrs: A, index: number, node: Node<A>, run: RunContext): number;
   /** Gradients at the output's shape; broadcasting is undone by the caller. */
   vjp?(g: Tensor, inputs: readonly Tensor[], output: Tensor, attrs: A): (Tensor | undefined)[];
@@ -83,22 +61,19 @@ function define<A>(d: Definition<A>): Primitive<A> {
       const grads = d.vjp!(g, node.inputs, node.outputs[0], node.attrs);
       return grads.map((gi, i) => gi && sumTo(gi, node.inputs[i].shape));
     }),
-    pointwise: { emit: d.emit, usesRun: d.usesRun },
+    pointwise: { express: d.express },
   };
 }
 
 const F: DType = "f32", U: DType = "u32";
-/** WGSL type of a value. */
-export function wgslType(dtype: DType, width: 1 | 4): string {
-  return width === 1 ? dtype : dtype === "f32" ? "vec4f" : "vec4u";
-}
-const f = (width: 1 | 4) => wgslType("f32", width);
+/** 1 where a condition holds, else 0. */
+const indicator = (c: Expression) => x.select(c, x.literal(1), x.literal(0));
 
 const ADD = define<null>({
   name: "add",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([a, b]) => `(${a} + ${b})`,
+  express: ([a, b]) => x.add(a, b),
   value: ([a, b]) => a + b,
   vjp: (g) => [g, g],
 });
@@ -106,7 +81,7 @@ const SUB = define<null>({
   name: "sub",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([a, b]) => `(${a} - ${b})`,
+  express: ([a, b]) => x.sub(a, b),
   value: ([a, b]) => a - b,
   vjp: (g) => [g, neg(g)],
 });
@@ -114,7 +89,7 @@ const MUL = define<null>({
   name: "mul",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([a, b]) => `(${a} * ${b})`,
+  express: ([a, b]) => x.mul(a, b),
   value: ([a, b]) => a * b,
   vjp: (g, [a, b]) => [mul(g, b), mul(g, a)],
 });
@@ -122,7 +97,7 @@ const DIV = define<null>({
   name: "div",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([a, b]) => `(${a} / ${b})`,
+  express: ([a, b]) => x.div(a, b),
   value: ([a, b]) => a / b,
   vjp: (g, [, b], y) => [div(g, b), neg(div(mul(g, y), b))],
 });
@@ -130,7 +105,7 @@ const NEG = define<null>({
   name: "neg",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `(-${x})`,
+  express: ([a]) => x.neg(a),
   value: ([x]) => -x,
   vjp: (g) => [neg(g)],
 });
@@ -138,7 +113,7 @@ const EXP = define<null>({
   name: "exp",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `exp(${x})`,
+  express: ([a]) => x.exp(a),
   value: ([x]) => Math.exp(x),
   vjp: (g, _x, y) => [mul(g, y)],
 });
@@ -146,7 +121,7 @@ const LOG = define<null>({
   name: "log",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `log(${x})`,
+  express: ([a]) => x.log(a),
   value: ([x]) => Math.log(x),
   vjp: (g, [x]) => [div(g, x)],
 });
@@ -154,7 +129,7 @@ const SQRT = define<null>({
   name: "sqrt",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `sqrt(${x})`,
+  express: ([a]) => x.sqrt(a),
   value: ([x]) => Math.sqrt(x),
   vjp: (g, _x, y) => [div(scale(g, 0.5), y)],
 });
@@ -162,21 +137,25 @@ const RELU = define<null>({
   name: "relu",
   inputs: 1,
   dtypes: [F],
-  emit: ([x], _a, { width }) => `max(${x}, ${f(width)}(0.0))`,
+  express: ([a]) => x.max(a, x.literal(0)),
   value: ([x]) => Math.max(x, 0),
   // The output is positive exactly where the input is, so only the output need be kept.
   vjp: (g, _x, y) => [mul(g, greater(y, scalar(0)))],
 });
+/** 1 / (1 + e^z). */
+const logistic = (z: Expression) => x.div(x.literal(1), x.add(x.literal(1), x.exp(z)));
 /** The logistic function at this multiple of x + 0.044715·x³ is GELU's share of x, by way of tanh. */
 const GELU_RATE = 2 * Math.sqrt(2 / Math.PI), GELU_CUBE = 0.044715;
 const geluShare = (x: number) => 1 / (1 + Math.exp(-GELU_RATE * (x + GELU_CUBE * x ** 3)));
-const geluShareWgsl = (x: string) =>
-  `(1.0 / (1.0 + exp(${-GELU_RATE} * (${x} + ${GELU_CUBE} * ${x} * ${x} * ${x}))))`;
+const geluShareOf = (a: Expression) => {
+  const cube = x.mul(x.mul(x.mul(x.literal(GELU_CUBE), a), a), a);
+  return logistic(x.mul(x.literal(-GELU_RATE), x.add(a, cube)));
+};
 const GELU = define<null>({
   name: "gelu",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `(${x} * ${geluShareWgsl(x)})`,
+  express: ([a]) => x.mul(a, geluShareOf(a)),
   value: ([x]) => x * geluShare(x),
   vjp: (g, [x]) => [mul(g, one(GELU_SLOPE, [x], null))],
 });
@@ -184,10 +163,11 @@ const GELU_SLOPE = define<null>({
   name: "geluSlope",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => {
-    const share = geluShareWgsl(x);
-    const rate = `(${GELU_RATE} + ${3 * GELU_RATE * GELU_CUBE} * ${x} * ${x})`;
-    return `(${share} * (1.0 + ${x} * ${rate} * (1.0 - ${share})))`;
+  express: ([a]) => {
+    const share = geluShareOf(a), square = x.literal(3 * GELU_RATE * GELU_CUBE);
+    const rate = x.add(x.literal(GELU_RATE), x.mul(x.mul(square, a), a));
+    const slope = x.mul(x.mul(a, rate), x.sub(x.literal(1), share));
+    return x.mul(share, x.add(x.literal(1), slope));
   },
   value: ([x]) => {
     const share = geluShare(x), rate = GELU_RATE * (1 + 3 * GELU_CUBE * x * x);
@@ -198,7 +178,7 @@ const SIGMOID = define<null>({
   name: "sigmoid",
   inputs: 1,
   dtypes: [F],
-  emit: ([x]) => `(1.0 / (1.0 + exp(-${x})))`,
+  express: ([a]) => logistic(x.neg(a)),
   value: ([x]) => 1 / (1 + Math.exp(-x)),
   vjp: (g, _x, y) => [mul(g, mul(y, sub(scalar(1), y)))],
 });
@@ -207,8 +187,10 @@ const SIGMOID_CROSS_ENTROPY = define<null>({
   name: "sigmoidCrossEntropy",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([z, y], _a, { width }) =>
-    `(max(${z}, ${f(width)}(0.0)) - ${z} * ${y} + log(1.0 + exp(-abs(${z}))))`,
+  express([z, y]) {
+    const linear = x.sub(x.max(z, x.literal(0)), x.mul(z, y));
+    return x.add(linear, x.log(x.add(x.literal(1), x.exp(x.neg(x.abs(z))))));
+  },
   value: ([z, y]) => Math.max(z, 0) - z * y + Math.log1p(Math.exp(-Math.abs(z))),
   vjp: (g, [z, y]) => [mul(g, sub(sigmoid(z), y)), undefined],
 });
@@ -216,7 +198,7 @@ const GREATER = define<null>({
   name: "greater",
   inputs: 2,
   dtypes: [F, F],
-  emit: ([a, b], _a, { width }) => `select(${f(width)}(0.0), ${f(width)}(1.0), ${a} > ${b})`,
+  express: ([a, b]) => indicator(x.greater(a, b)),
   value: ([a, b]) => a > b ? 1 : 0,
 });
 const EQUAL = define<null>({
@@ -224,13 +206,13 @@ const EQUAL = define<null>({
   inputs: 2,
   dtypes: [U, U],
   result: F,
-  emit: ([a, b], _a, { width }) => `select(${f(width)}(0.0), ${f(width)}(1.0), ${a} == ${b})`,
+  express: ([a, b]) => indicator(x.equal(a, b)),
   value: ([a, b]) => a === b ? 1 : 0,
 });
 const WHERE = define<null>({
   name: "where",
   inputs: 3,
-  emit: ([c, a, b], _a, { width }) => `select(${b}, ${a}, ${c} != ${f(width)}(0.0))`,
+  express: ([c, a, b]) => x.select(x.equal(c, x.literal(0)), b, a),
   value: ([c, a, b]) => c !== 0 ? a : b,
   vjp: (g, [c]) => [undefined, where(c, g, scalar(0)), where(c, scalar(0), g)],
 });
@@ -249,13 +231,13 @@ const TO_FLOAT = define<null>({
   inputs: 1,
   dtypes: [U],
   result: F,
-  emit: ([x], _a, { width }) => `${f(width)}(${x})`,
+  express: ([a]) => x.float(a),
   value: ([x]) => x,
 });
 const STOP_GRADIENT = define<null>({
   name: "stopGradient",
   inputs: 1,
-  emit: ([x]) => x,
+  express: ([a]) => a,
   value: ([x]) => x,
 });
 const SCALAR: Primitive<{ value: number; dtype: DType }> = {
@@ -264,10 +246,7 @@ const SCALAR: Primitive<{ value: number; dtype: DType }> = {
   reference: (_inputs, { attrs }) => [
     attrs.dtype === "f32" ? Float64Array.of(attrs.value) : Uint32Array.of(attrs.value),
   ],
-  pointwise: {
-    emit: (_args, { value, dtype }, { width }) =>
-      `${wgslType(dtype, width)}(${literal(value, dtype)})`,
-  },
+  pointwise: { express: (_args, { value, dtype }) => x.literal(value, dtype) },
 };
 const RUN_SCALAR: Primitive<{ name: string }> = {
   name: "runScalar",
@@ -276,12 +255,11 @@ const RUN_SCALAR: Primitive<{ name: string }> = {
     if (!(attrs.name in run.scalars)) throw new Error(`scalar input ${attrs.name} was not given`);
     return [Float64Array.of(run.scalars[attrs.name])];
   },
-  // The compiler replaces it by the place of the scalar in the run block.
+  // Targets replace it by its word of the run block.
   pointwise: {
-    emit: () => {
-      throw new Error("runScalar is resolved by the compiler");
+    express() {
+      throw new Error("runScalar: it is a word of the run block, not an expression");
     },
-    usesRun: true,
   },
 };
 
@@ -294,13 +272,12 @@ const DROPOUT: Primitive<DropoutAttrs> = define<DropoutAttrs>({
   name: "dropout",
   inputs: 1,
   dtypes: [F],
-  usesRun: true,
-  emit([x], { p, stream }, site) {
+  express([a], { p, stream }, { size, leading }) {
     // Elements are numbered through the whole global batch: a sequence's mask moves with it.
-    const perSequence = site.param(site.size / site.leading);
-    const mask = `dropoutMask${site.width}(R[0].y * ${perSequence} + ${site.flat}, ` +
-      `${site.param(stream)}, ${site.param(dropThreshold(p))})`;
-    return `(${x} * ${mask} * ${literal(1 / (1 - p), F)})`;
+    const flat = x.add(x.mul(x.firstSequence, x.parameter(size / leading)), x.place);
+    const bits = mixed(x.xor(mixed(x.xor(x.runKey, x.parameter(stream))), flat));
+    const kept = x.select(x.atLeast(bits, x.parameter(dropThreshold(p))), a, x.literal(0));
+    return x.mul(kept, x.literal(1 / (1 - p)));
   },
   value([x], { p, stream }, index, node, run) {
     const [out] = node.outputs;
@@ -313,32 +290,9 @@ const DROPOUT: Primitive<DropoutAttrs> = define<DropoutAttrs>({
   vjp: (g, _x, _y, attrs) => [apply(DROPOUT, [g], attrs)[0]],
 });
 
-/** WGSL functions that {@link dropout} calls; they need `mix32` (see `HASH_WGSL`) and the run block. */
-export const DROPOUT_WGSL = `fn mix32x4(x0: vec4u) -> vec4u {
-  var x = x0;
-  x = (x ^ (x >> vec4u(16u))) * 0x21f0aaadu;
-  x = (x ^ (x >> vec4u(15u))) * 0xd35a2d97u;
-  return x ^ (x >> vec4u(15u));
-}
-fn dropoutMask4(flat: u32, stream: u32, threshold: u32) -> vec4f {
-  let key = mix32(R[0].x ^ stream);
-  let bits = mix32x4(vec4u(key) ^ (vec4u(flat) + vec4u(0u, 1u, 2u, 3u)));
-  return select(vec4f(0.0), vec4f(1.0), bits >= vec4u(threshold));
-}
-fn dropoutMask1(flat: u32, stream: u32, threshold: u32) -> f32 {
-  return select(0.0, 1.0, mix32(mix32(R[0].x ^ stream) ^ flat) >= threshold);
-}`;
-
 /** Random bits below this number mean "dropped". */
 export function dropThreshold(p: number): number {
   return Math.floor(p * 4294967296) >>> 0;
-}
-
-function literal(value: number, dtype: DType): string {
-  if (dtype === "u32") return `${value >>> 0}u`;
-  if (!Number.isFinite(value)) throw new Error(`scalar: ${value} has no WGSL literal`);
-  const text = Math.fround(value).toString();
-  return /[.e]/.test(text) ? text : text + ".0";
 }
 
 const one = <A>(p: Primitive<A>, inputs: Tensor[], attrs: A): Tensor => apply(p, inputs, attrs)[0];
@@ -406,3 +360,28 @@ export function dropout(x: Tensor, p: number, stream: number): Tensor {
 }
 
 export { RUN_SCALAR };
+
+/** All primitives of this file. */
+export const POINTWISE: readonly Primitive[] = [
+  ADD,
+  SUB,
+  MUL,
+  DIV,
+  NEG,
+  EXP,
+  LOG,
+  SQRT,
+  RELU,
+  GELU,
+  GELU_SLOPE,
+  SIGMOID,
+  SIGMOID_CROSS_ENTROPY,
+  GREATER,
+  EQUAL,
+  WHERE,
+  TO_FLOAT,
+  STOP_GRADIENT,
+  SCALAR,
+  RUN_SCALAR,
+  DROPOUT,
+];

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { reduceAll, reduceColumns, reduceRows } from "../kernels/reduce.ts";
+import { broadcastIndex, repeatOf } from "../graph/broadcast.ts";
 import {
   apply,
   asMatrix,
@@ -15,15 +15,15 @@ import {
   sameShape,
   sizeOf,
   type Tensor,
-} from "../tensor.ts";
-import { repeatOf } from "./broadcast.ts";
+} from "../graph/tensor.ts";
 import { matmul } from "./matmul.ts";
 import { add, mul, scalar } from "./pointwise.ts";
 
 /** What a sum runs over. */
-type Axis = "rows" | "columns" | "all";
+export type Axis = "rows" | "columns" | "all";
 
-const SUM: Primitive<{ over: Axis }> = {
+/** Primitive of {@link sum}, {@link sumRows} and {@link sumColumns}. */
+export const SUM: Primitive<{ over: Axis }> = {
   name: "sum",
   infer(inputs, { over }) {
     const [x] = inputs;
@@ -49,41 +49,18 @@ const SUM: Primitive<{ over: Axis }> = {
   vjp: ({ inputs: [x] }, [g]) => [g && spread(g, x.shape)],
   hasPrologue: true,
   hasEpilogue: true,
-  lower(node, to) {
-    const { rows, cols } = asMatrix(node.inputs[0].shape);
-    if (node.attrs.over === "columns") reduceColumns(to, rows, cols);
-    else if (node.attrs.over === "rows") reduceRows(to, rows, cols);
-    else reduceAll(to, rows, cols);
-  },
 };
 
-/** A tensor of ones of any shape, without memory: broadcast from one scalar by the consumer. */
-const SPREAD: Primitive<{ shape: readonly number[] }> = {
+/** Primitive of {@link spread}: no memory, since whatever reads the result broadcasts the operand. */
+export const SPREAD: Primitive<{ shape: readonly number[] }> = {
   name: "spread",
   infer: ([x], { shape }) => [{ shape, dtype: x.dtype }],
-  reference([x], node) {
-    const { shape } = node.attrs;
-    const repeat = repeatOf(node.inputs[0].shape, shape);
-    return [
-      Float64Array.from(
-        { length: sizeOf(shape) },
-        (_, i) =>
-          x[
-            repeat.kind === "same"
-              ? i
-              : repeat.kind === "one"
-              ? 0
-              : repeat.kind === "suffix"
-              ? i % repeat.period
-              : repeat.kind === "prefix"
-              ? Math.floor(i / repeat.run)
-              : NaN
-          ],
-      ),
-    ];
+  reference([x], { inputs, attrs: { shape } }) {
+    const at = broadcastIndex(inputs[0].shape, shape);
+    return [Float64Array.from({ length: sizeOf(shape) }, (_, i) => x[at(i)])];
   },
   vjp: (node, [g]) => [g && sumTo(g, node.inputs[0].shape)],
-  pointwise: { emit: ([x]) => x },
+  pointwise: { express: ([x]) => x },
 };
 
 /** Repeats a tensor to a larger shape it broadcasts to. */
@@ -107,7 +84,7 @@ export function sumRows(x: Tensor): Tensor {
  * @example
  * ```ts
  * import { sum } from "./reduce.ts";
- * import { state } from "../tensor.ts";
+ * import { state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(sum(state("x", [2, 3])).shape, []);

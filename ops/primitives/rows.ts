@@ -4,8 +4,7 @@
  * @module
  */
 
-import { positionIdsKernel, scatterAddRowsKernel } from "../kernels/rows.ts";
-import { apply, asMatrix, expectShape, type Primitive, sizeOf, type Tensor } from "../tensor.ts";
+import { apply, expectShape, type Primitive, sizeOf, type Tensor } from "../graph/tensor.ts";
 
 /** Reads through an index; the compiler fuses it like a pointwise operation. */
 export const GATHER: Primitive<null> = {
@@ -38,7 +37,7 @@ export const GATHER: Primitive<null> = {
 };
 
 /** out[v] = base[v] + Σ over i with ids[i] = v of g[i], summed in the order of i. */
-const SCATTER_ADD: Primitive<{ rows: number }> = {
+export const SCATTER_ADD: Primitive<{ rows: number }> = {
   name: "scatterAddRows",
   infer(inputs, { rows }) {
     const [g, ids, base] = inputs;
@@ -58,24 +57,10 @@ const SCATTER_ADD: Primitive<{ rows: number }> = {
     return [out];
   },
   inPlace: ({ inputs }) => inputs.length === 3 ? [[0, 2]] : [],
-  lower(node, to) {
-    const [g, ids, base] = node.inputs, [out] = node.outputs;
-    const { rows: count, cols } = asMatrix(g.shape);
-    const shared = base !== undefined && to.shares(out, base);
-    const launch = scatterAddRowsKernel({
-      tableRows: node.attrs.rows,
-      count,
-      cols,
-      base: base === undefined ? "zero" : shared ? "in place" : "separate",
-      deviceClass: to.deviceClass,
-    });
-    const operands = { g: to.at(g), ids: to.at(ids), out: to.at(out) };
-    to.emit(launch, base && !shared ? { ...operands, base: to.at(base) } : operands);
-  },
 };
 
 /** Position rows of a batch of token sequences. */
-const POSITION_IDS: Primitive<{ pad: number }> = {
+export const POSITION_IDS: Primitive<{ pad: number }> = {
   name: "positionIds",
   infer(inputs) {
     const [tokens] = inputs;
@@ -93,14 +78,6 @@ const POSITION_IDS: Primitive<{ pad: number }> = {
     }
     return [out];
   },
-  lower(node, to) {
-    const [tokens] = node.inputs, [out] = node.outputs;
-    const [batch, length] = tokens.shape;
-    to.emit(positionIdsKernel({ batch, length, pad: node.attrs.pad }), {
-      tokens: to.at(tokens),
-      positions: to.at(out),
-    });
-  },
 };
 
 /**
@@ -113,7 +90,7 @@ const POSITION_IDS: Primitive<{ pad: number }> = {
  * @example
  * ```ts
  * import { gatherRows } from "./rows.ts";
- * import { input, state } from "../tensor.ts";
+ * import { input, state } from "../graph/tensor.ts";
  * import assert from "node:assert/strict";
  *
  * const x = gatherRows(state("table", [100, 8]), input("tokens", [2, 5], "u32"));

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import {
   compile,
   type Device,

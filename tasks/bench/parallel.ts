@@ -5,7 +5,7 @@
  * @module
  */
 import { type PresetName, PRESETS } from "../../models/mod.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { nearest } from "../nearest.ts";
 import { trafficOf } from "../parallel/communicator.ts";
 import type { WorkerPlacement } from "../parallel/rank_device.ts";

@@ -12,7 +12,7 @@ import {
   type PresetName,
   specialIds,
 } from "../../models/mod.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, Random, StateMemory } from "../../ops/mod.ts";
 import type { LoadedModel } from "../model.ts";
 import { Ranker, type RankRequest } from "../rank.ts";

@@ -12,7 +12,7 @@ import {
   preset,
   type PresetName,
 } from "../../models/mod.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { record } from "../../ops/device.ts";
 import { type Device, type Program, Random } from "../../ops/mod.ts";
 import type { MicroBatch } from "../batches.ts";

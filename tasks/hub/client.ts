@@ -7,7 +7,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { listFiles, modelInfo } from "@huggingface/hub";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type HubModel, nearFolder } from "./name.ts";
 import type { HubSettings } from "./settings.ts";
 

@@ -12,7 +12,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { exists } from "../run_folder.ts";
 import { type RemoteFile, request, type Source, TransientError, withRetries } from "./client.ts";
 import type { DownloadProgress } from "./progress.ts";

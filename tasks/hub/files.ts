@@ -7,7 +7,7 @@
 
 import { join } from "node:path";
 import { shown } from "../../models/untrusted.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { findWeights, readShardIndex } from "../weights.ts";
 
 /** Config and tokenizer, as far as a repository has them. */

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { ALIGN } from "../../ops/memory.ts";
+import { ALIGN } from "../../ops/program/memory.ts";
 
 /** A range of a slab of state memory, in bytes. */
 export interface Range {

@@ -5,7 +5,7 @@
  */
 
 import { shown } from "../../models/untrusted.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { describe } from "../options.ts";
 
 /** The heading of these flags in `--help`. */

@@ -15,7 +15,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { Communicator } from "./communicator.ts";
 import { equalParts, mpiCalls } from "./mpi_calls.ts";
 import { mpiEnvironment } from "./mpi_environment.ts";

@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 
 /** The two families of binary interfaces. */
 export type MpiFamily = "Open MPI" | "MPICH";

@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, type DeviceOptions, openDevice } from "../../ops/device.ts";
 
 /** A graphics card on the PCI bus. */

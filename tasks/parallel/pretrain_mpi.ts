@@ -6,7 +6,7 @@
  */
 import { rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { Device } from "../../ops/mod.ts";
 import { askProgram } from "../ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";

@@ -5,7 +5,7 @@
  */
 
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { describe } from "../options.ts";
 import { newRunFolder, type Resume } from "../run_folder.ts";
 import { DEVICE_OPTIONS, DEVICES } from "./device_options.ts";

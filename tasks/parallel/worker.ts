@@ -6,7 +6,7 @@
  */
 /// <reference no-default-lib="true" />
 /// <reference lib="deno.worker" />
-import { DeviceLost, UserError } from "../../ops/errors.ts";
+import { DeviceLost, UserError } from "../../ops/graph/errors.ts";
 import { type Communicator, GroupEnded } from "./communicator.ts";
 import { controlBlock } from "./control.ts";
 import { joinGroup } from "./shared.ts";

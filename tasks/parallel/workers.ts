@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type ControlBlock, controlBlock, type RankSnapshot } from "./control.ts";
 import { createGroup, type SharedGroup } from "./shared.ts";
 

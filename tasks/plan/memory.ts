@@ -6,7 +6,7 @@
 
 import { parameterShapes } from "../../models/mod.ts";
 import { STAGING_BYTES } from "../../ops/device.ts";
-import { layout } from "../../ops/memory.ts";
+import { layout } from "../../ops/program/memory.ts";
 import { estimateProgram, type KernelTarget, sharedWorkspace, sizeOf } from "../../ops/mod.ts";
 import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";

@@ -5,7 +5,7 @@
  */
 
 import { readFile } from "node:fs/promises";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { BenchReport } from "../bench/report.ts";
 import type { PretrainConfig } from "../pretrain_options.ts";
 import { flopsPerToken } from "./work.ts";

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { UserError } from "../../ops/errors.ts";
-import { key, Random } from "../../ops/random.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { adaptRow, datasetsIn, readRows, type Row, splitsOf } from "../rows/mod.ts";
 import { LINT_KINDS, lintTemplates } from "./lint.ts";
 import { cap, evalTemplates, mixtureDatasets, type MixtureName, MIXTURES, T0_EVAL } from "./t0.ts";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { Choose } from "../jinja/values.ts";
 import { type Rendered, RenderError, type Row, type Template } from "./template.ts";
 

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Row } from "../rows/row.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { chooseFirst, type CompiledTemplate, compileTemplate } from "../jinja/evaluate.ts";
 import { strip } from "../jinja/text.ts";
 import { type Choose, type ErrorKind, JinjaError } from "../jinja/values.ts";

@@ -5,7 +5,7 @@
  */
 import { join } from "node:path";
 import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from "yaml";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { nearest } from "../nearest.ts";
 import { Template } from "./template.ts";
 

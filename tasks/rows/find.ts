@@ -5,7 +5,7 @@
  * @module
  */
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { unreadable } from "../lines.ts";
 import { nearest } from "../nearest.ts";
 

@@ -14,7 +14,7 @@
  * @module
  */
 import { join, resolve } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { decodeLines, readBlocks, unreadable } from "../lines.ts";
 import { filesOf } from "./find.ts";
 import type { OnBad } from "./json.ts";

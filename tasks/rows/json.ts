@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { concat, decodeLines, MAX_RECORD, readBlocks, readBytes, strictUtf8 } from "../lines.ts";
 import { parseRow, type Row } from "./row.ts";
 

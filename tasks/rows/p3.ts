@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { ReadRow } from "./read.ts";
 import type { Row } from "./row.ts";
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { strictUtf8 } from "../lines.ts";
 import {
   openParquet,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type ColumnTypes, csvRows, narrowTypes } from "./csv.ts";
 import { filesOf } from "./find.ts";
 import { type FileRow, jsonFile, jsonLines, type OnBad, report } from "./json.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { unreadable } from "../lines.ts";
 import type { RowIndex, RowPart } from "./index.ts";
 import { parseRow, type Row } from "./row.ts";

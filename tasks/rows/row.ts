@@ -4,7 +4,7 @@
  * @module
  */
 import { PyFloat } from "../jinja/values.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 
 /**
  * One row in the Hub's field names. Values are strings, numbers, booleans, null, {@link Float},

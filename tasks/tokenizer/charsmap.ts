@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 
 const utf8 = new TextEncoder();
 const fromUtf8 = new TextDecoder("utf-8", { ignoreBOM: true });

@@ -4,7 +4,7 @@
  * @module
  */
 import { isRecord, shown } from "../../models/untrusted.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import type { TokenizerJson } from "../tokenizer.ts";
 
 /** Many times the largest vocabularies; an id is a row of a token table. */

@@ -5,7 +5,7 @@
  * @module
  */
 import { shown } from "../../models/untrusted.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { Charsmap } from "./charsmap.ts";
 
 /** What a piece is for. */

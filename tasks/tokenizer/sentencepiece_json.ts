@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { isRecord, shown } from "../../models/untrusted.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { parseAt } from "../json.ts";
 import { type AddedToken, sentinelName, type TokenizerJson } from "../tokenizer.ts";
 import { METRO_RULES } from "./metro_text.ts";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { sentinelName, type TokenizerJson } from "../tokenizer.ts";
 import { BYTE_SYMBOLS, normalizerJson, WORD } from "./byte_level.ts";
 import { Heap } from "./heap.ts";

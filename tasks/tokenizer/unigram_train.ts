@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { sentinelName, type TokenizerJson } from "../tokenizer.ts";
 import { normalizerJson } from "./byte_level.ts";
 import { ENDS, expectedCounts, maximise, type Piece, prune, type Words } from "./lattice.ts";

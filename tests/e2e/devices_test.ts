@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { AS_ROOT, ended, HAS_MPI, MPIRUN, start, startRanks } from "./command.ts";
 import { assertAgree, fail, recordsOf, succeed, until, words } from "./prompted.ts";
 import { results, SMALL, TEXT } from "./small_run.ts";

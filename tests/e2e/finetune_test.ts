@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { openTensors } from "../../tasks/checkpoint.ts";
 import { float } from "../../tasks/rows/row.ts";
 import { start } from "./command.ts";

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { ended, run, start } from "./command.ts";
 import { words } from "./prompted.ts";
 import { results, SMALL, TEXT } from "./small_run.ts";

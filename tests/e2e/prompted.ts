@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { type MetricRecord, readMetrics } from "../../tasks/metrics.ts";
 import { type Ended, ended, start } from "./command.ts";
 

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { type Flags, metricsOf, TINY_MODEL } from "./prompted.ts";
 
 /** Its flags, without `--text`. */

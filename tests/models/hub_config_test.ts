@@ -4,7 +4,7 @@ import { isT5, type ModelConfig, specialIds, type T5Model } from "../../models/c
 import { hubConfig, modelFromHubConfig } from "../../models/hub_config.ts";
 import { parameterCount, parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { goldenJson, hasGolden } from "./golden.ts";
 
 /** What published models say; what else they say does not bear on the model. */

@@ -3,7 +3,7 @@ import { FIRST_ORDINARY, maskId } from "../../models/config.ts";
 import { maskTokens, selectPositions } from "../../models/masking.ts";
 import { preset } from "../../models/presets.ts";
 import { corruptSpans, longestTarget, sentinelsNeeded } from "../../models/spans.ts";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 
 const { model, objective } = preset("base");
 const block = (length: number) => new Uint32Array(length).fill(9);

@@ -14,8 +14,8 @@ import {
 import { declareParameters, parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
 import { prepareT5Batch, seq2seq, seq2seqInputs, t5Lengths } from "../../models/t5.ts";
-import { key, Random } from "../../ops/random.ts";
-import { input, state } from "../../ops/tensor.ts";
+import { key, Random } from "../../ops/graph/random.ts";
+import { input, state } from "../../ops/graph/tensor.ts";
 
 const model: ModelConfig = {
   ...preset("tiny").model,

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { checkModelConfig, checkObjectiveConfig, maskId } from "../../models/config.ts";
 import { parameterCount } from "../../models/parameters.ts";
 import { DISPUTES, preset, type PresetName, PRESETS, SOURCES } from "../../models/presets.ts";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 
 Deno.test("preset: every size and source is a valid configuration", () => {
   for (const name of PRESETS) {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { decodeFloats, encodeHeader, headerSize, parseHeader } from "../../models/safetensors.ts";
 import { MAX_JSON_BYTES } from "../../models/untrusted.ts";
 import { assertUserError, fuzz, joined } from "../fuzz.ts";

@@ -6,7 +6,7 @@ import {
   rowMajorStrides,
   type StoredTensor,
 } from "../../models/stored.ts";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { source } from "./torch_file.ts";
 
 const random = new Random(key(43));

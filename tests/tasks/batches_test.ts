@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import {
   Batcher,
   type BatcherOptions,

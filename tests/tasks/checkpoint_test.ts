@@ -12,8 +12,8 @@ import {
 } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
-import { key, Random } from "../../ops/random.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { restoreRun, saveRun } from "../../tasks/run_folder.ts";
 import {
   openCheckpoint,

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 
 const FROM = {
   cli: new URL("../../tasks/cli.ts", import.meta.url).href,
-  errors: new URL("../../ops/errors.ts", import.meta.url).href,
+  errors: new URL("../../ops/graph/errors.ts", import.meta.url).href,
 };
 
 /** Runs a script around `main`, after writing it out as a module of its own. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { gzipSync } from "node:zlib";
 import { parquetWriteBuffer } from "hyparquet-writer";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { listCorpus, readDocuments, type ReadOptions, sampleLines } from "../../tasks/corpus.ts";
 
 async function inFolder(files: Record<string, string | Uint8Array>, body: Body): Promise<void> {

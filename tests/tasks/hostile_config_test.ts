@@ -9,7 +9,7 @@ import { hubConfig, modelFromHubConfig } from "../../models/hub_config.ts";
 import { parameterCount, parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
 import { parseJson } from "../../models/untrusted.ts";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { readModel } from "../../tasks/model.ts";
 import { loadTokenizer, Tokenizer, type TokenizerJson } from "../../tasks/tokenizer.ts";
 import { Charsmap } from "../../tasks/tokenizer/charsmap.ts";

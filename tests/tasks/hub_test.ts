@@ -13,8 +13,8 @@ import {
 } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
-import { key, Random } from "../../ops/random.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { HUB_VARIABLES, type HubOptions, resolveModel } from "../../tasks/hub.ts";
 import { parseHubModel } from "../../tasks/hub/name.ts";
 import { readSettings } from "../../tasks/hub/settings.ts";

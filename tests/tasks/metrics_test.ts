@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { type MetricRecord, openMetrics, readMetrics } from "../../tasks/metrics.ts";
 import { progressLine, startProgress } from "../../tasks/progress.ts";
 

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
-import { key, Random } from "../../ops/random.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { Batcher, evaluationShare } from "../../tasks/batches.ts";
 import {
   blocksPerEpoch,

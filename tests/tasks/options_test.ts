@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { help } from "../../tasks/help.ts";
 import { nearest } from "../../tasks/nearest.ts";
 import {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { isFresh, packCorpus, type PackRequest } from "../../tasks/pack.ts";
 import { openPacked, type PartName, readManifest } from "../../tasks/packed.ts";
 import { Tokenizer } from "../../tasks/tokenizer.ts";

@@ -1,7 +1,7 @@
 // Shares of finetuning's updates: the same examples, numbers and figures for any number of ranks.
 
 import assert from "node:assert/strict";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow } from "../../tasks/example_windows.ts";
 import type { PreparedBatch } from "../../tasks/objective.ts";
 import {

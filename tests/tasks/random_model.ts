@@ -2,7 +2,7 @@
 
 import { initialize, parameterShapes, preset, SPECIAL } from "../../models/mod.ts";
 import { type Device, StateMemory } from "../../ops/mod.ts";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 import type { LoadedModel } from "../../tasks/model.ts";
 import type { RankRequest } from "../../tasks/rank.ts";
 import { Tokenizer } from "../../tasks/tokenizer.ts";

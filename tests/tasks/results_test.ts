@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { T0_EVAL } from "../../tasks/prompts/t0.ts";
 import {
   compareRuns,

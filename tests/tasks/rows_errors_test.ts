@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { gzipSync } from "node:zlib";
 import { parquetMetadata } from "hyparquet";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { datasetsIn, readRows, splitsOf } from "../../tasks/rows/mod.ts";
 import { assertBad, inFolder, table, userError, utf8 } from "./rows_folder.ts";
 

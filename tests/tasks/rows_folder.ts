@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { parquetWriteBuffer } from "hyparquet-writer";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { indexRows, openRows, readRows, type Row } from "../../tasks/rows/mod.ts";
 
 export type Files = Record<string, string | Uint8Array>;

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { openDevice } from "../../ops/mod.ts";
 import { writeTensors } from "../../tasks/checkpoint.ts";
 import { seq2seqObjective } from "../../tasks/objective.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { key } from "../../ops/random.ts";
+import { key } from "../../ops/graph/random.ts";
 import { permute } from "../../tasks/shuffle.ts";
 
 function order(n: number, orderKey: number): number[] {

@@ -9,7 +9,7 @@ import { hubConfig } from "../../models/hub_config.ts";
 import { foreignNames, type Scheme } from "../../models/names.ts";
 import { preset } from "../../models/presets.ts";
 import { type Device, openDevice } from "../../ops/mod.ts";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { openTensors, writeTensors } from "../../tasks/checkpoint.ts";
 import { type TokenizerJson } from "../../tasks/tokenizer.ts";
 import { sentencePieceJson } from "../../tasks/tokenizer/sentencepiece_json.ts";

@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { lintTemplates } from "../../tasks/prompts/lint.ts";
 import { normalizeRow, RenderError, Template } from "../../tasks/prompts/template.ts";
 import { openTemplates, taskName } from "../../tasks/prompts/templates.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Tokenizer as Reference } from "@huggingface/tokenizers";
-import { UserError } from "../../ops/errors.ts";
-import { key, Random } from "../../ops/random.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { type Document, readDocuments } from "../../tasks/corpus.ts";
 import { loadTokenizer, Tokenizer, type TokenizerJson } from "../../tasks/tokenizer.ts";
 import { merge, mergeTable } from "../../tasks/tokenizer/bpe.ts";

@@ -4,7 +4,7 @@ import type { ModelConfig } from "../../models/config.ts";
 import { parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
 import { elementCount } from "../../models/stored.ts";
-import { key, mix32, Random } from "../../ops/random.ts";
+import { key, mix32, Random } from "../../ops/graph/random.ts";
 import type { MomentKind, Moments } from "../../tasks/optimizer_files.ts";
 import type { TensorSlice } from "../../tasks/parallel/buckets.ts";
 import type { Trained } from "../../tasks/run_folder.ts";

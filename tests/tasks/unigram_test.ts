@@ -2,7 +2,7 @@
 // without a trace.
 
 import assert from "node:assert/strict";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { type ScoredPiece, Unigram } from "../../tasks/tokenizer/unigram.ts";
 
 /** Random words over few letters, so that many segmentations compete. */

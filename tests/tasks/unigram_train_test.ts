@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Tokenizer as Reference } from "@huggingface/tokenizers";
-import { key, Random } from "../../ops/random.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { readDocuments } from "../../tasks/corpus.ts";
 import { resolvePretrain } from "../../tasks/pretrain_options.ts";
 import { Tokenizer, type TokenizerJson } from "../../tasks/tokenizer.ts";

@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { UserError } from "../../ops/errors.ts";
+import { UserError } from "../../ops/graph/errors.ts";
 import { openTemplates } from "../../tasks/prompts/templates.ts";
 import { promptFailures, promptReportLines, verifyPrompts } from "../../tasks/verify_prompts.ts";
 import { goldenPath, hasGolden } from "../models/golden.ts";

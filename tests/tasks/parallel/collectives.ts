@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { key, Random } from "../../../ops/random.ts";
+import { key, Random } from "../../../ops/graph/random.ts";
 import { type Communicator, trafficOf } from "../../../tasks/parallel/communicator.ts";
 
 /** Which calls are made. */

@@ -1,6 +1,6 @@
 // A rank that comes to grief on demand.
 
-import { UserError } from "../../../ops/errors.ts";
+import { UserError } from "../../../ops/graph/errors.ts";
 import type { Communicator } from "../../../tasks/parallel/communicator.ts";
 import { type RankContext, serveRank } from "../../../tasks/parallel/worker.ts";
 

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { UserError } from "../../../ops/errors.ts";
+import { UserError } from "../../../ops/graph/errors.ts";
 import {
   type Card,
   describeRank,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { UserError } from "../../../ops/errors.ts";
+import { UserError } from "../../../ops/graph/errors.ts";
 import { RankLost, runWorkers, type WorkersJob } from "../../../tasks/parallel/workers.ts";
 import type { ContextArgs, Seen } from "./context_rank.ts";
 import type { FaultArgs } from "./faults_rank.ts";

@@ -1,10 +1,10 @@
 /**
- * Small pieces that matrix kernels share: epilogues, and the two ways to share rows among threads.
+ * Small pieces that matrix kernels share: an epilogue, and how threads share a row.
  *
  * @module
  */
 
-import { type DeviceClass, type Epilogue, LINEAR_GROUP, linearGrid } from "../kernel.ts";
+import { type Epilogue, LINEAR_GROUP, linearGrid } from "./kernel.ts";
 
 /**
  * An epilogue that stores into `c`, [rows, columns], adding what was there (`"in place"`) or another
@@ -41,16 +41,10 @@ export function accumulateEpilogue(
   };
 }
 
-/** Threads of a workgroup that work on one row together, on a GPU. */
+/** Threads of a workgroup that work on one row together. */
 export const ROW_THREADS = 64;
-/** Lanes of a workgroup on a software driver: its SIMD width. */
-export const SOFTWARE_LANES = 8;
 
-/**
- * The frame of a kernel that handles whole rows. On a GPU a workgroup shares a row and reductions go
- * through workgroup memory; on a software driver, where barriers are slow and strided loads cost no more
- * than others, every SIMD lane has a row of its own and reductions are free.
- */
+/** The frame of a kernel that handles whole rows: a workgroup shares a row, and reduces in its memory. */
 export interface RowFrame {
   /** Opening of `main`: defines `row` and `lane`, returns past `P.rows`. */
   head: string;
@@ -68,33 +62,8 @@ export interface RowFrame {
   first: string;
 }
 
-/** Makes the {@link RowFrame} of a device class. */
-export function rowFrame(deviceClass: DeviceClass): RowFrame {
-  return deviceClass === "software" ? softwareFrame() : gpuFrame();
-}
-
-function softwareFrame(): RowFrame {
-  return {
-    head: `@compute @workgroup_size(${SOFTWARE_LANES})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let row = ${LINEAR_GROUP} * ${SOFTWARE_LANES}u + l.x;
-  if (row >= P.rows) { return; }`,
-    functions: "",
-    grid: (rows) => linearGrid(Math.ceil(rows / SOFTWARE_LANES)),
-    // Unrolled by hand: this compiler adds a counter to every loop and the driver does not unroll.
-    loop: (count, body) =>
-      `{ var c = 0u;
-  for (; c + 4u <= ${count}; c += 4u) {
-    { ${body("c")} } { ${body("(c + 1u)")} } { ${body("(c + 2u)")} } { ${body("(c + 3u)")} }
-  }
-  for (; c < ${count}; c++) { ${body("c")} } }`,
-    reduce: () => "",
-    reduceBest: () => "",
-    first: "true",
-  };
-}
-
-function gpuFrame(): RowFrame {
+/** Makes the {@link RowFrame}. */
+export function rowFrame(): RowFrame {
   return {
     head: `@compute @workgroup_size(${ROW_THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {

@@ -5,21 +5,52 @@
  * @module
  */
 
+import { repeatOf } from "../graph/broadcast.ts";
+import { type Expression, x } from "../graph/expression.ts";
 import {
-  type Binding,
-  type Epilogue,
-  type Launch,
-  LINEAR_GROUP,
-  linearGrid,
-  RUN_SCALARS,
-} from "./kernel.ts";
-import type { BoundPrologue, Operand } from "./lower.ts";
-import { repeatOf } from "./primitives/broadcast.ts";
-import { DROPOUT_WGSL, RUN_SCALAR, wgslType } from "./primitives/pointwise.ts";
-import { GATHER } from "./primitives/rows.ts";
-import { HASH_WGSL } from "./random.ts";
-import { asMatrix, type DType, type Node, sizeOf, storageOf, type Tensor } from "./tensor.ts";
-import { isInline } from "./fuse.ts";
+  asMatrix,
+  type DType,
+  type Node,
+  sizeOf,
+  storageOf,
+  type Tensor,
+} from "../graph/tensor.ts";
+import { RUN_SCALAR } from "../primitives/pointwise.ts";
+import { GATHER } from "../primitives/rows.ts";
+import { isInline } from "../program/fuse.ts";
+import type { Operand } from "../program/lowering.ts";
+import { type Binding, type Dispatch, type Epilogue, LINEAR_GROUP, linearGrid } from "./kernel.ts";
+import { printExpression, wgslType } from "./wgsl.ts";
+
+/** An epilogue with the buffers it binds. */
+export interface BoundEpilogue {
+  /** What to do with each value. */
+  epilogue: Epilogue;
+  /** Operands of `epilogue.bindings`, by name. */
+  operands: Record<string, Operand>;
+}
+
+/** Fused pointwise operations that compute an operand element by element, with the buffers they bind. */
+export interface BoundPrologue {
+  /** Buffers, params, functions. Its `store` is not used. */
+  parts: Omit<Epilogue, "store">;
+  /** Operands of `parts.bindings`, by name. */
+  operands: Record<string, Operand>;
+  /**
+   * Statements and expression of one value of the operand.
+   *
+   * @param row WGSL `u32` expression: flat row
+   * @param col WGSL `u32` expression: first column, in elements
+   */
+  load(row: string, col: string, width: 1 | 4): { statements: string; value: string };
+  /**
+   * The same for the `index`-th group of {@link width} elements, counted through all rows. The statements
+   * define `i`, so they need a block of their own.
+   */
+  loadLinear(index: string): { statements: string; value: string };
+  /** 4 if rows can be read four columns at a time. */
+  width: 1 | 4;
+}
 
 /** What the generator must know about its surroundings. */
 export interface GroupContext {
@@ -37,7 +68,8 @@ class Group {
   readonly operands: Record<string, Operand> = {};
   readonly params: string[] = [];
   readonly values: number[] = [];
-  readonly usesRun: boolean;
+  /** Whether what was emitted so far reads the run block. */
+  usesRun = false;
   /** 4 if the rows of the output can be handled four columns at a time. */
   readonly width: 1 | 4;
 
@@ -52,15 +84,6 @@ class Group {
     this.#shape = shape;
     this.#context = context;
     this.width = asMatrix(shape).cols % 4 === 0 ? 4 : 1;
-    this.usesRun = nodes.some((n) =>
-      n.primitive.pointwise?.usesRun || n.inputs.some((t) => t.node.primitive === RUN_SCALAR)
-    );
-  }
-
-  get functions(): string {
-    return this.#nodes.some((n) => n.primitive.name === "dropout")
-      ? HASH_WGSL + "\n" + DROPOUT_WGSL
-      : "";
   }
 
   /** A number as a WGSL expression, passed as a param so that the text does not depend on it. */
@@ -109,43 +132,32 @@ class Group {
     const known = new Map(seeds);
     let value = [...seeds.values()].at(-1) ?? "";
     for (const [i, node] of this.#nodes.entries()) {
-      const [out] = node.outputs;
-      const text = node.primitive === GATHER
-        ? this.#gather(node, row, col, flat, width)
-        : node.primitive.pointwise!.emit(
-          node.inputs.map((t) => known.get(t) ?? this.#leaf(t, row, col, flat, width)),
-          node.attrs,
-          {
-            width,
-            flat,
-            param: (v) => this.param(v),
-            size: sizeOf(out.shape),
-            leading: out.shape[0] ?? 1,
-          },
-        );
       value = `${tag}${i}`;
-      statements.push(`let ${value} = ${text};`);
-      known.set(out, value);
+      if (node.primitive === GATHER) {
+        statements.push(`let ${value} = ${this.#gather(node, row, col, flat, width)};`);
+      } else {
+        const printed = printExpression(
+          expressionOf(node),
+          node.inputs.map((t) => known.get(t) ?? this.#leaf(t, row, col, flat, width)),
+          { width, flat, prefix: value, param: (v) => this.param(v) },
+        );
+        this.usesRun ||= printed.usesRun;
+        statements.push(...printed.statements, `let ${value} = ${printed.value};`);
+      }
+      known.set(node.outputs[0], value);
     }
     return { statements: statements.join("\n"), value, flat };
   }
 
-  /** Expression of an operand that lies in memory, or of a literal. */
+  /** WGSL of an operand that lies in memory; nothing for a literal, which is part of the expression. */
   #leaf(t: Tensor, row: string, col: string, flat: string, width: 1 | 4): string {
     const type = wgslType(t.dtype, width);
     if (t.node.primitive === RUN_SCALAR) {
+      this.usesRun = true;
       const word = this.#context.scalarWord(t.node.attrs.name);
       return `${type}(bitcast<f32>(R[${word >> 2}][${word & 3}]))`;
     }
-    if (isInline(t.node)) {
-      return t.node.primitive.pointwise!.emit([], t.node.attrs, {
-        width,
-        flat,
-        param: (v) => this.param(v),
-        size: 1,
-        leading: 1,
-      });
-    }
+    if (isInline(t.node)) return "";
     const { cols } = asMatrix(this.#shape);
     const repeat = repeatOf(t.shape, this.#shape);
     switch (repeat.kind) {
@@ -210,6 +222,17 @@ class Group {
   }
 }
 
+/** What a pointwise node computes from its operands. */
+function expressionOf({ primitive, inputs, outputs: [out], attrs }: Node): Expression {
+  const args = inputs.map((t, i) =>
+    isInline(t.node) && t.node.primitive !== RUN_SCALAR
+      ? t.node.primitive.pointwise!.express([], t.node.attrs, { size: 1, leading: 1 })
+      : x.argument(i, t.dtype)
+  );
+  const site = { size: sizeOf(out.shape), leading: out.shape[0] ?? 1 };
+  return primitive.pointwise!.express(args, attrs, site);
+}
+
 /** Reads `width` elements at an element index from an array of vectors or of scalars. */
 function element(name: string, index: string, width: 1 | 4, arrayWidth: 1 | 4): string {
   if (arrayWidth === 1) return `${name}[${index}]`;
@@ -239,7 +262,7 @@ export function pointwiseKernel(
   nodes: readonly Node[],
   result: Tensor,
   context: GroupContext,
-): { launch: Launch; operands: Record<string, Operand> } {
+): { dispatch: Dispatch; operands: Record<string, Operand> } {
   const group = new Group(nodes, result.shape, context);
   const { width } = group;
   const { cols } = asMatrix(result.shape);
@@ -250,14 +273,13 @@ export function pointwiseKernel(
   const place = placeOf(statements, cols / width, (v) => group.param(v), width);
   const name = nodes.map((n) => n.primitive.name).slice(-3).join("+");
   return {
-    launch: {
+    dispatch: {
       source: {
         name,
         bindings: [...group.bindings, outBinding(result.dtype, width)],
         params: group.params,
         usesRun: group.usesRun,
-        body: `${group.functions}
-@compute @workgroup_size(${threads})
+        body: `@compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
 let i = ${LINEAR_GROUP} * ${threads}u + l.x;
 if (i >= ${total}) { return; }
@@ -302,7 +324,7 @@ export function groupEpilogue(
   seed: Tensor,
   result: Tensor,
   context: GroupContext,
-): { epilogue: Epilogue; operands: Record<string, Operand> } {
+): BoundEpilogue {
   const group = new Group(nodes, result.shape, context);
   // Emitting once fills the bindings and params, which the caller reads before it calls `store`.
   group.emit(new Map([[seed, "x"]]), "r", "c", group.width);
@@ -310,7 +332,7 @@ export function groupEpilogue(
     bindings: [...group.bindings, outBinding(result.dtype, group.width)],
     params: group.params,
     values: group.values,
-    functions: group.functions,
+    functions: "",
     usesRun: group.usesRun,
     store(value, row, col, width) {
       const body = group.emit(
@@ -357,22 +379,12 @@ export function groupPrologue(
       bindings: group.bindings,
       params: group.params,
       values: group.values,
-      functions: group.functions,
+      functions: "",
       usesRun: group.usesRun,
     },
     operands: group.operands,
     load: (row, col, width) => load(row, col, width),
     loadLinear,
     width: group.width,
-  };
-}
-
-/** Word of the run block for each scalar input. */
-export function scalarWords(names: readonly string[]): (name: string) => number {
-  const words = new Map(names.map((name, i) => [name, RUN_SCALARS + i]));
-  return (name) => {
-    const word = words.get(name);
-    if (word === undefined) throw new Error(`scalar input ${name} is not part of the program`);
-    return word;
   };
 }

@@ -11,7 +11,7 @@ import {
 } from "../../ops/kernels/attention_reference.ts";
 import { type BufferView, type Device, openDevice, RUN_BYTES } from "../../ops/device.ts";
 import type { DeviceClass, Launch } from "../../ops/kernel.ts";
-import { Random } from "../../ops/random.ts";
+import { Random } from "../../ops/graph/random.ts";
 
 let device: Device;
 

@@ -1,14 +1,14 @@
 /**
- * Attention in plain TypeScript and float64: what the kernels of `attention.ts` are compared with.
+ * Attention in plain TypeScript and float64: what kernels are compared with.
  * Written to be obviously right, not fast; it does hold the [Lq, Lk] matrices.
  *
  * @module
  */
 
-import { mix32 } from "../random.ts";
-import type { AttentionSpec } from "./attention.ts";
+import { mix32 } from "../graph/random.ts";
+import type { AttentionSpec } from "./attention_spec.ts";
 
-/** Arguments of attention; layouts as in `attentionForward`. */
+/** Arguments of attention. */
 export interface AttentionInputs {
   /** [batch, Lq, heads·headDim] */
   q: ArrayLike<number>;
@@ -56,7 +56,7 @@ export interface AttentionGradients {
  *
  * const { out } = attentionReference({
  *   batch: 1, heads: 1, queryLength: 1, keyLength: 2, headDim: 4,
- *   causal: false, bias: false, dropout: 0, stream: 0, deviceClass: "gpu",
+ *   causal: false, bias: false, dropout: 0, stream: 0,
  * }, { q: [0, 0, 0, 0], k: [1, 2, 3, 4, 5, 6, 7, 8], v: [1, 1, 1, 1, 3, 3, 3, 3], mask: [1, 1] });
  * assert.deepEqual([...out], [2, 2, 2, 2]);
  * ```
@@ -85,7 +85,7 @@ export function attentionReference(spec: AttentionSpec, inputs: AttentionInputs)
  *
  * const { dv } = attentionReferenceBackward({
  *   batch: 1, heads: 1, queryLength: 1, keyLength: 1, headDim: 4,
- *   causal: false, bias: false, dropout: 0, stream: 0, deviceClass: "gpu",
+ *   causal: false, bias: false, dropout: 0, stream: 0,
  * }, { q: [0, 0, 0, 0], k: [1, 2, 3, 4], v: [1, 1, 1, 1], mask: [1] }, [5, 6, 7, 8]);
  * assert.deepEqual([...dv], [5, 6, 7, 8]);
  * ```

@@ -5,8 +5,8 @@
  * @module
  */
 
-import type { BufferView, Device } from "./device.ts";
-import { sizeOf, type Tensor } from "./tensor.ts";
+import { sizeOf, type Tensor } from "../graph/tensor.ts";
+import type { BufferView, Device, DeviceBuffer } from "./device.ts";
 
 /** Windows start at multiples of this many bytes, which satisfies every device. */
 export const ALIGN = 256;
@@ -42,7 +42,7 @@ interface Place {
  */
 export class StateMemory {
   /** One buffer per slab. */
-  readonly buffers: GPUBuffer[];
+  readonly buffers: DeviceBuffer[];
   readonly #device: Device;
   readonly #places: Map<string, Place>;
 
@@ -175,7 +175,7 @@ export function layout(
  */
 export class Workspace {
   readonly #device: Device;
-  readonly #buffers: GPUBuffer[] = [];
+  readonly #buffers: DeviceBuffer[] = [];
 
   /** Starts empty; buffers are made in `device` when programs ask for them. */
   constructor(device: Device) {
@@ -192,7 +192,7 @@ export class Workspace {
    *
    * @param sizes bytes
    */
-  acquire(sizes: readonly number[]): GPUBuffer[] {
+  acquire(sizes: readonly number[]): DeviceBuffer[] {
     const { chosen, missing } = chooseBuffers(this.#buffers.map(({ size }) => size), sizes);
     for (const size of missing) {
       this.#buffers.push(this.#device.createBuffer(size, "intermediate values"));

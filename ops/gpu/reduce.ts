@@ -5,15 +5,27 @@
  * @module
  */
 
-import { ceilDiv, type KernelSource, LINEAR_GROUP, linearGrid } from "../kernel.ts";
-import type { BoundPrologue, Lowering, Operand } from "../lower.ts";
-import { ROW_THREADS, rowFrame, SOFTWARE_LANES } from "./matrix.ts";
+import { asMatrix, type Node } from "../graph/tensor.ts";
+import type { Axis } from "../primitives/reduce.ts";
+import type { Operand } from "../program/lowering.ts";
+import { ceilDiv, type KernelSource, LINEAR_GROUP, linearGrid } from "./kernel.ts";
+import type { GpuLowering } from "./lower.ts";
+import { ROW_THREADS, rowFrame } from "./matrix.ts";
+import type { BoundPrologue } from "./pointwise.ts";
+
+/** Kernels of the primitive `sum`. */
+export function lowerSum({ inputs: [x], attrs: { over } }: Node<{ over: Axis }>, to: GpuLowering) {
+  const { rows, cols } = asMatrix(x.shape);
+  if (over === "columns") reduceColumns(to, rows, cols);
+  else if (over === "rows") reduceRows(to, rows, cols);
+  else reduceAll(to, rows, cols);
+}
 
 /** [rows, cols] → [rows, 1]. */
-export function reduceColumns(to: Lowering, rows: number, cols: number): void {
+function reduceColumns(to: GpuLowering, rows: number, cols: number): void {
   const { parts, operands, load, width } = to.prologue();
   const { epilogue, operands: outputs } = to.epilogue();
-  const frame = rowFrame(to.deviceClass);
+  const frame = rowFrame();
   const type = width === 4 ? "vec4f" : "f32";
   const source: KernelSource = {
     name: "sumColumns",
@@ -43,20 +55,14 @@ ${frame.head}
 }
 
 /** [rows, cols] → [cols]. */
-export function reduceRows(to: Lowering, rows: number, cols: number): void {
+function reduceRows(to: GpuLowering, rows: number, cols: number): void {
   const prologue = to.prologue();
   const { width } = prologue;
-  const software = to.deviceClass === "software";
-  const lanes = software ? SOFTWARE_LANES : ROW_THREADS;
-  // On a software driver a lane owns up to four columns: a workgroup then reads longer pieces of each
-  // row, which the processor's prefetcher sees coming.
-  const perLane = software ? [4, 2].find((n) => cols / width % (lanes * n) === 0) ?? 1 : 1;
-  const columnGroups = ceilDiv(cols / width, lanes * perLane);
+  const columnGroups = ceilDiv(cols / width, ROW_THREADS);
   // Enough workgroups to fill the machine, but at least 32 rows for each.
-  const wanted = software ? 16 : 512;
-  const chunks = Math.max(1, Math.min(ceilDiv(rows, 32), ceilDiv(wanted, columnGroups)));
+  const chunks = Math.max(1, Math.min(ceilDiv(rows, 32), ceilDiv(512, columnGroups)));
   const partial = to.scratch(chunks * cols * 4, "partial sums");
-  columnSums(to, prologue, { rows, cols, chunks, lanes, perLane, columnGroups }, partial);
+  columnSums(to, prologue, { rows, cols, chunks, columnGroups }, partial);
   const { epilogue, operands } = to.epilogue();
   const type = width === 4 ? "vec4f" : "f32";
   const groups = cols / width;
@@ -70,9 +76,9 @@ export function reduceRows(to: Lowering, rows: number, cols: number): void {
       params: ["groups", "chunks", ...epilogue.params],
       usesRun: epilogue.usesRun,
       body: `${epilogue.functions}
-@compute @workgroup_size(${lanes})
+@compute @workgroup_size(${ROW_THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let c = w.x * ${lanes}u + l.x;
+  let c = w.x * ${ROW_THREADS}u + l.x;
   if (c >= P.groups) { return; }
   var total = ${type}();
   for (var i = 0u; i < P.chunks; i++) { total += partials[i * P.groups + c]; }
@@ -80,7 +86,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
 }`,
     },
     params: [groups, chunks, ...epilogue.values],
-    grid: [ceilDiv(groups, lanes), 1, 1],
+    grid: [ceilDiv(groups, ROW_THREADS), 1, 1],
   }, { partials: partial, ...operands });
 }
 
@@ -90,27 +96,22 @@ interface ColumnSums {
   cols: number;
   /** Pieces into which the rows are cut. */
   chunks: number;
-  lanes: number;
-  /** Column groups of a lane, `lanes` apart. */
-  perLane: number;
+  /** Workgroups side by side. */
   columnGroups: number;
 }
 
 function columnSums(
-  to: Lowering,
+  to: GpuLowering,
   { parts, operands, load, width }: BoundPrologue,
   s: ColumnSums,
   partial: Operand,
 ): void {
   const type = width === 4 ? "vec4f" : "f32";
-  const columns = Array.from({ length: s.perLane }, (_, k) => k);
-  const at = (k: number) => `(c + ${k * s.lanes}u)`;
-  const add = (row: string) =>
-    columns.map((k) => {
-      const { statements, value } = load(row, `(${at(k)} * ${width}u)`, width);
-      return `{ ${statements}\ntotal${k} += ${value}; }`;
-    }).join("\n    ");
-  const rowsAtOnce = 8 / s.perLane;
+  const add = (row: string) => {
+    const { statements, value } = load(row, `(c * ${width}u)`, width);
+    return `{ ${statements}\ntotal += ${value}; }`;
+  };
+  const atOnce = 8;
   to.emit({
     source: {
       name: "sumRows",
@@ -122,18 +123,18 @@ function columnSums(
       params: ["rows", "groups", "chunk", ...parts.params],
       usesRun: parts.usesRun,
       body: `${parts.functions}
-@compute @workgroup_size(${s.lanes})
+@compute @workgroup_size(${ROW_THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let c = w.x * ${s.lanes * s.perLane}u + l.x;
+  let c = w.x * ${ROW_THREADS}u + l.x;
   if (c >= P.groups) { return; }
-  ${columns.map((k) => `var total${k} = ${type}();`).join(" ")}
+  var total = ${type}();
   let end = min(P.rows, (w.y + 1u) * P.chunk);
   var r = w.y * P.chunk;
-  for (; r + ${rowsAtOnce}u <= end; r += ${rowsAtOnce}u) {
-    ${Array.from({ length: rowsAtOnce }, (_, k) => add(`(r + ${k}u)`)).join("\n    ")}
+  for (; r + ${atOnce}u <= end; r += ${atOnce}u) {
+    ${Array.from({ length: atOnce }, (_, k) => add(`(r + ${k}u)`)).join("\n    ")}
   }
   for (; r < end; r++) { ${add("r")} }
-  ${columns.map((k) => `partials[w.y * P.groups + ${at(k)}] = total${k};`).join("\n  ")}
+  partials[w.y * P.groups + c] = total;
 }`,
     },
     params: [s.rows, s.cols / width, ceilDiv(s.rows, s.chunks), ...parts.values],
@@ -142,19 +143,15 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
 }
 
 /** [rows, cols] → []. */
-export function reduceAll(to: Lowering, rows: number, cols: number): void {
+function reduceAll(to: GpuLowering, rows: number, cols: number): void {
   const { parts, operands, loadLinear, width } = to.prologue();
   const { epilogue, operands: outputs } = to.epilogue();
   const count = rows * cols / width;
-  const software = to.deviceClass === "software";
-  const threads = software ? SOFTWARE_LANES : ROW_THREADS;
-  const perGroup = software ? 16384 : 2048;
-  const groups = Math.max(1, Math.min(512, ceilDiv(count, perGroup)));
-  // On a GPU a workgroup adds its threads' sums itself; lanes of a software driver leave one sum each.
-  const partials = software ? groups * threads : groups;
-  const frame = rowFrame(to.deviceClass);
+  const threads = ROW_THREADS;
+  const groups = Math.max(1, Math.min(512, ceilDiv(count, 2048)));
+  const frame = rowFrame();
   const type = width === 4 ? "vec4f" : "f32";
-  const partial = to.scratch(partials * 4, "partial sums");
+  const partial = to.scratch(groups * 4, "partial sums");
   const add = (index: string) => {
     const { statements, value } = loadLinear(index);
     return `{ ${statements}\ntotals += ${value}; }`;
@@ -184,11 +181,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   for (; n < P.count; n += P.threads) ${add("n")}
   var total = ${width === 4 ? "dot(totals, vec4f(1.0))" : "totals"};
   ${frame.reduce("total", "sum")}
-  ${
-        software
-          ? "partials[thread] = total;"
-          : `if (lane == 0u) { partials[${LINEAR_GROUP}] = total; }`
-      }
+  if (lane == 0u) { partials[${LINEAR_GROUP}] = total; }
 }`,
     },
     params: [count, groups * threads, ...parts.values],
@@ -208,21 +201,20 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
   ${epilogue.store("total", "0u", "0u", 1)}
 }`,
     },
-    params: [partials, ...epilogue.values],
+    params: [groups, ...epilogue.values],
     grid: [1, 1, 1],
   }, { partials: partial, ...outputs });
 }
 
 /** out[c] = Σ over rows of x[r, c], for a scratch matrix with a row stride. */
 export function addColumnSums(
-  to: Lowering,
+  to: GpuLowering,
   x: Operand,
   out: Operand,
   rows: number,
   cols: number,
   stride: number,
 ): void {
-  const lanes = to.deviceClass === "software" ? 8 : 64;
   to.emit({
     source: {
       name: "columnSums",
@@ -231,9 +223,9 @@ export function addColumnSums(
         { name: "out", type: "array<f32>", access: "read_write" },
       ],
       params: ["rows", "cols", "stride"],
-      body: `@compute @workgroup_size(${lanes})
+      body: `@compute @workgroup_size(${ROW_THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u) {
-  let c = w.x * ${lanes}u + l.x;
+  let c = w.x * ${ROW_THREADS}u + l.x;
   if (c >= P.cols) { return; }
   var total = 0.0;
   for (var r = 0u; r < P.rows; r++) { total += x[r * P.stride + c]; }
@@ -241,7 +233,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) l: vec3u)
 }`,
     },
     params: [rows, cols, stride],
-    grid: [ceilDiv(cols, lanes), 1, 1],
+    grid: [ceilDiv(cols, ROW_THREADS), 1, 1],
   }, { x, out });
 }
 

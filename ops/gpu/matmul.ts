@@ -1,28 +1,11 @@
 /**
  * Matrix multiplication: one generator for the three layouts of training (`NN` forward, `NT` for input
- * gradients and logits, `TN` for weight gradients) and for two families of devices.
+ * gradients and logits, `TN` for weight gradients).
  *
- * **Software drivers** (a CPU behind Vulkan). Lavapipe loads one component for 8 lanes in a loop with
- * a bounds check per lane: as dear as 40 multiply-adds, whatever the addresses. A barrier switches
- * coroutines. So each lane keeps `rows × vecs` vec4 of C in registers, without workgroup memory; a
- * 16 × 4 tile loads 32 vec4 per 256 vec4 multiply-adds. Where the device has subgroups, lanes load
- * *different* vec4 of A and broadcast them, an eighth of the loads; taller, narrower tiles (32 × 2) win
- * then. Measured with Mesa 22.3 on two cores, in GFLOP/s:
- *
- * | m × n × k | layout | 16 × 4 | 32 × 2 with subgroups |
- * |---|---|---|---|
- * | 1024 × 1024 × 1024 | NN | 26 | 50 |
- * | | NT | 25 | 47 |
- * | | TN | 28 | 47 |
- * | 4096 × 512 × 128 | NN | 23 | 39 |
- * | 4096 × 128 × 512 | NT | 25 | 45 |
- * | 128 × 512 × 4096 | TN | 27 | 44 |
- * | 640 × 2048 × 128 | NT | 24 | 37 |
- *
- * **GPUs**. The classic two-level scheme: a workgroup computes a 128 × 128 block (64 × 64 where the
- * output is small) from slabs of A and B in workgroup memory, both stored with k first so that a
- * thread's 8 × 8 cell reads vec4; the next slab travels through registers meanwhile. Outputs with too
- * few blocks to fill a large GPU are split along k into partial sums, which a second launch adds.
+ * The classic two-level scheme: a workgroup computes a 128 × 128 block (64 × 64 where the output is small)
+ * from slabs of A and B in workgroup memory, both stored with k first so that a thread's 8 × 8 cell reads
+ * vec4; the next slab travels through registers meanwhile. Outputs with too few blocks to fill a large GPU
+ * are split along k into partial sums, which a second launch adds.
  *
  * The order of summation is fixed: the same launch gives the same bits. Sizes are params, so that one
  * pipeline serves many shapes; the text depends on layout, tile, which edges need guards, and epilogue.
@@ -30,16 +13,19 @@
  * @module
  */
 
+import type { Node } from "../graph/tensor.ts";
+import { type MatmulOptions, matmulSizes } from "../primitives/matmul.ts";
+import type { Operand } from "../program/lowering.ts";
 import {
   ceilDiv,
-  type DeviceClass,
+  type Dispatch,
   type Epilogue,
   type KernelSource,
-  type Launch,
   LINEAR_GROUP,
   linearGrid,
   MAX_GRID,
-} from "../kernel.ts";
+} from "./kernel.ts";
+import type { GpuLowering } from "./lower.ts";
 
 /** A multiplication `C[z, m, n] = Σ_k opA[z, m, k] · opB[z, k, n]`; all sizes in elements. */
 export interface MatmulSpec {
@@ -78,21 +64,12 @@ export interface MatmulSpec {
    * must not bear the names of the kernel's own (`m`, `n`, `k`, `batch`, …).
    */
   epilogue?: Epilogue;
-  /** Family of tile shapes. */
-  deviceClass: DeviceClass;
-  /**
-   * Lanes of a subgroup, if the device has the `subgroups` feature with one fixed size. Only software
-   * tiles use it.
-   */
-  subgroupSize?: number;
   /** Overrides {@link chooseTile}, for tuners and tests. */
   tile?: Tile;
 }
 
 /** How a kernel cuts its work. */
 export type Tile =
-  /** Each lane of a small workgroup owns `rows × vecs` vec4 of C. */
-  | { kind: "registers"; rows: number; vecs: number }
   /** A workgroup owns a square block of C, a thread a square cell of it; k is cut in `splits`. */
   | { kind: "block"; block: 128 | 64; cell: 8 | 4; splits: number }
   /** Element by element, for sizes that vec4 cannot address. */
@@ -104,23 +81,23 @@ export interface MatmulPlan {
    * One launch with bindings `a`, `b` and the epilogue's; or, with k split, one with `a`, `b`,
    * `partials` and one with `partials` and the epilogue's.
    */
-  launches: Launch[];
+  launches: Dispatch[];
   /** Bytes that `partials` needs; 0 without split. */
   scratchBytes: number;
 }
 
-/** Lanes of a workgroup of register tiles where subgroups are unknown: the SIMD width of AVX2. */
-const LANES = 8;
 /** Workgroups that keep a large GPU busy: two on each of its 132 multiprocessors. */
 const FULL_GPU = 264;
-/** Rows and columns that a lane of the scalar kernel owns. */
+/** Threads of a workgroup of the scalar kernel. */
+const SCALAR_THREADS = 64;
+/** Rows and columns that a thread of the scalar kernel owns. */
 const SCALAR_CELL = 4;
 
 /** The spec with defaults filled in. */
 type Full = Required<Omit<MatmulSpec, "epilogue" | "tile">>;
 
 function complete(spec: MatmulSpec): Full {
-  const { m, n, k, batch = 1, transA = false, transB = false, subgroupSize = 0 } = spec;
+  const { m, n, k, batch = 1, transA = false, transB = false } = spec;
   for (const [name, size] of Object.entries({ m, n, k, batch })) {
     if (!Number.isInteger(size) || size < 1) {
       throw new RangeError(`matmul: ${name} is ${size}, expected a positive integer`);
@@ -141,11 +118,7 @@ function complete(spec: MatmulSpec): Full {
   // A single product never moves; 0 keeps its vec4 path open whatever its size.
   const strideA = batch === 1 ? 0 : spec.strideA ?? rowsA * lda;
   const strideB = batch === 1 ? 0 : spec.strideB ?? bRows * ldb;
-  const { deviceClass } = spec;
-  return {
-    ...{ m, n, k, batch, transA, transB, lda, ldb, ldc, strideA, strideB, bRows },
-    ...{ deviceClass, subgroupSize },
-  };
+  return { m, n, k, batch, transA, transB, lda, ldb, ldc, strideA, strideB, bRows };
 }
 
 /**
@@ -157,8 +130,8 @@ function complete(spec: MatmulSpec): Full {
  * import { matmulWidth } from "./matmul.ts";
  * import assert from "node:assert/strict";
  *
- * assert.equal(matmulWidth({ m: 3, n: 8, k: 4, deviceClass: "gpu" }), 4);
- * assert.equal(matmulWidth({ m: 3, n: 7, k: 4, deviceClass: "gpu" }), 1);
+ * assert.equal(matmulWidth({ m: 3, n: 8, k: 4 }), 4);
+ * assert.equal(matmulWidth({ m: 3, n: 7, k: 4 }), 1);
  * ```
  */
 export function matmulWidth(spec: MatmulSpec): 1 | 4 {
@@ -170,7 +143,7 @@ export function matmulWidth(spec: MatmulSpec): 1 | 4 {
 /**
  * The kernels that compute `spec`.
  *
- * @param spec sizes, layout, device
+ * @param spec sizes and layout
  * @throws {RangeError} if a size or stride makes no sense, or both operands are transposed
  *
  * @example
@@ -178,11 +151,11 @@ export function matmulWidth(spec: MatmulSpec): 1 | 4 {
  * import { matmul } from "./matmul.ts";
  * import assert from "node:assert/strict";
  *
- * const forward = matmul({ m: 4096, n: 512, k: 128, deviceClass: "software" });
+ * const forward = matmul({ m: 4096, n: 512, k: 128 });
  * assert.deepEqual(forward.launches[0].source.bindings.map((b) => b.name), ["a", "b", "c"]);
  *
  * // A weight gradient has few blocks and long sums: a GPU splits it.
- * const dW = matmul({ m: 768, n: 768, k: 8192, transA: true, deviceClass: "gpu" });
+ * const dW = matmul({ m: 768, n: 768, k: 8192, transA: true });
  * assert.equal(dW.launches.length, 2);
  * assert.equal(dW.scratchBytes, 8 * 768 * 768 * 4);
  * ```
@@ -194,8 +167,6 @@ export function matmul(spec: MatmulSpec): MatmulPlan {
   switch (tile.kind) {
     case "scalar":
       return { launches: [scalarLaunch(full, epilogue)], scratchBytes: 0 };
-    case "registers":
-      return { launches: [registerLaunch(full, tile, epilogue)], scratchBytes: 0 };
     case "block": {
       if (tile.splits === 1) {
         return { launches: [blockLaunch(full, tile, epilogue)], scratchBytes: 0 };
@@ -208,6 +179,25 @@ export function matmul(spec: MatmulSpec): MatmulPlan {
   }
 }
 
+/** Emits the kernels of a product, with scratch memory for partial sums if it needs any. */
+export function emitMatmul(
+  to: GpuLowering,
+  spec: MatmulSpec,
+  operands: Record<string, Operand>,
+): void {
+  const { launches, scratchBytes } = matmul(spec);
+  const partials = scratchBytes > 0 ? to.scratch(scratchBytes, "partial sums") : undefined;
+  for (const launch of launches) to.emit(launch, { ...operands, partials });
+}
+
+/** Kernels of the primitive `matmul`. */
+export function lowerMatmul(node: Node<MatmulOptions>, to: GpuLowering): void {
+  const { inputs: [a, b], attrs: { transA, transB } } = node;
+  const { epilogue, operands } = to.epilogue();
+  const spec = { ...matmulSizes(node), transA, transB, epilogue };
+  emitMatmul(to, spec, { a: to.at(a), b: to.at(b), ...operands });
+}
+
 /**
  * The tile for a multiplication: `spec.tile` if given, else the cheapest by a small cost model.
  *
@@ -216,40 +206,14 @@ export function matmul(spec: MatmulSpec): MatmulPlan {
  * import { chooseTile } from "./matmul.ts";
  * import assert from "node:assert/strict";
  *
- * const big = chooseTile({ m: 1024, n: 1024, k: 1024, deviceClass: "software" });
- * assert.deepEqual(big, { kind: "registers", rows: 16, vecs: 4 });
- * const logits = chooseTile({ m: 8192, n: 3072, k: 768, deviceClass: "gpu" });
+ * const logits = chooseTile({ m: 8192, n: 3072, k: 768 });
  * assert.deepEqual(logits, { kind: "block", block: 128, cell: 8, splits: 1 });
  * ```
  */
 export function chooseTile(spec: MatmulSpec): Tile {
   if (matmulWidth(spec) === 1) return { kind: "scalar" };
   if (spec.tile) return spec.tile;
-  const full = complete(spec);
-  return spec.deviceClass === "gpu" ? chooseBlock(full) : chooseRegisters(full);
-}
-
-/** Register tiles worth compiling (each new one costs a software driver about half a second). */
-const REGISTER_TILES = [[32, 2], [32, 1], [16, 4], [16, 2], [16, 1], [8, 2]];
-
-function chooseRegisters(full: Full): Tile {
-  let best: Tile = { kind: "registers", rows: 16, vecs: 4 };
-  let least = Infinity;
-  for (const [rows, vecs] of REGISTER_TILES) {
-    const lanes = lanesOf(full);
-    const shared = broadcasts(full, rows) ? lanes : 1;
-    // Without broadcast 32 rows gain nothing over 16 × 4 and compile slower.
-    if (rows > 16 && shared === 1) continue;
-    const tiles = ceilDiv(full.m, rows) * ceilDiv(full.n, 4 * lanes * vecs) * full.batch;
-    // Per four steps of k: loads of one component by all lanes, each as dear as 40 multiply-adds.
-    const loads = 4 * rows / shared + 16 * vecs;
-    const cost = ceilDiv(tiles, 4) * 4 * (40 * loads + 16 * rows * vecs);
-    if (cost < least) {
-      least = cost;
-      best = { kind: "registers", rows, vecs };
-    }
-  }
-  return best;
+  return chooseBlock(complete(spec));
 }
 
 function chooseBlock({ m, n, k, batch }: Full): Tile {
@@ -264,16 +228,6 @@ function chooseBlock({ m, n, k, batch }: Full): Tile {
   const groups = ceilDiv(m, 128) * ceilDiv(n, 128) * batch * large.splits;
   const fits = Math.min(m, n) > 64 && groups * 2 >= FULL_GPU;
   return fits ? large : plan(64, 4, 256);
-}
-
-/** Lanes of a workgroup of register tiles. */
-function lanesOf({ subgroupSize }: Full): number {
-  return subgroupSize === 4 || subgroupSize === 16 ? subgroupSize : LANES;
-}
-
-/** True if the lanes of a register tile can share their loads of A. */
-function broadcasts(full: Full, rows: number): boolean {
-  return full.subgroupSize === lanesOf(full) && rows % full.subgroupSize === 0;
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -385,170 +339,7 @@ function clampsB({ transB, bRows, n, k }: Full): boolean {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// Register tiles, for software drivers
-
-/** What the text of a register-tile kernel depends on. */
-interface RegisterShape {
-  rows: number;
-  vecs: number;
-  lanes: number;
-  transA: boolean;
-  transB: boolean;
-  /** m is not a multiple of the tile's rows. */
-  edgeM: boolean;
-  /** n is not a multiple of the workgroup's columns. */
-  edgeN: boolean;
-  /** Some rows of B do not exist. */
-  clampB: boolean;
-  /** Lanes load different vec4 of A and broadcast them. */
-  broadcast: boolean;
-}
-
-function registerLaunch(
-  full: Full,
-  { rows, vecs }: Tile & { kind: "registers" },
-  epilogue: Epilogue,
-): Launch {
-  const lanes = lanesOf(full);
-  const columns = 4 * lanes * vecs;
-  const shape: RegisterShape = {
-    ...{ rows, vecs, lanes, transA: full.transA, transB: full.transB },
-    edgeM: full.m % rows !== 0,
-    edgeN: full.n % columns !== 0,
-    clampB: clampsB(full),
-    broadcast: broadcasts(full, rows),
-  };
-  const tilesM = ceilDiv(full.m, rows);
-  const tilesN = ceilDiv(full.n, columns);
-  const groups = tilesM * tilesN * full.batch;
-  const body = entry(
-    lanes,
-    `${findTile(groups)}
-  let row = tileM * ${rows}u;
-  let col4 = tileN * ${lanes * vecs}u + l.x;
-  let lda = P.lda >> 2u;
-  let ldb = P.ldb >> 2u;
-  let startA = slice * (P.strideA >> 2u);
-  let startB = slice * (P.strideB >> 2u);
-  ${repeat(rows * vecs, (i) => `var c${i % rows}_${Math.floor(i / rows)} = vec4f();`, " ")}
-  ${addressesOfA(shape)}
-  ${addressesOfB(shape)}
-  for (var k = 0u; k < (P.k >> 2u); k++) {
-    ${loadA(shape)}
-    ${repeat(vecs, (j) => loadB(shape, j) + "\n    " + multiply(shape, j), "\n    ")}
-  }
-  ${finishRegisters(shape)}`,
-  );
-  const name = `matmul${layoutName(full)} ${rows}x${vecs}`;
-  return {
-    source: source(name, 4, ["a", "b"], PARAMS, epilogue, body),
-    params: [...paramValues(full, tilesM, tilesN, groups, full.k), ...epilogue.values],
-    grid: linearGrid(groups),
-  };
-}
-
-/** Where the vec4 number `q` of A's part in four steps of k lies, if A is stored `[k, m]`. */
-function transposedPlace({ rows }: RegisterShape, q: string): { step: string; vec: string } {
-  return { step: `(${q}) / ${rows / 4}u`, vec: `(${q}) % ${rows / 4}u` };
-}
-
-/**
- * Indices of A's vec4 at k = 0. With broadcast, lane `l.x` holds vec4 number `lanes · g + l.x` of the
- * tile's `rows` vec4; else each lane loads them all.
- */
-function addressesOfA(shape: RegisterShape): string {
-  const { rows, lanes, transA, edgeM, broadcast } = shape;
-  const emit = (i: number, q: string): string => {
-    if (!transA) {
-      return `let atA${i} = startA + (${clamped(`row + ${q}`, edgeM ? "P.m" : undefined)}) * lda;`;
-    }
-    const { step, vec } = transposedPlace(shape, q);
-    const column = clamped(`(row >> 2u) + ${vec}`, edgeM ? "((P.m + 3u) >> 2u)" : undefined);
-    return `let atA${i} = startA + (${step}) * lda + ${column};`;
-  };
-  return broadcast
-    ? repeat(rows / lanes, (i) => emit(i, `${i * lanes}u + l.x`))
-    : repeat(rows, (i) => emit(i, `${i}u`));
-}
-
-/**
- * Loads A's part for four steps of k as `a0…`: vec4 along k of one row each, or, if A is stored
- * `[k, m]`, vec4 of four rows at one step each.
- */
-function loadA({ rows, lanes, transA, broadcast }: RegisterShape): string {
-  const index = (i: number) => transA ? `atA${i} + 4u * k * lda` : `atA${i} + k`;
-  if (!broadcast) return repeat(rows, (i) => `let a${i} = a[${index(i)}];`, " ");
-  const own = repeat(rows / lanes, (i) => `let own${i} = a[${index(i)}];`, " ");
-  const shared = repeat(
-    rows,
-    (i) => `let a${i} = subgroupBroadcast(own${Math.floor(i / lanes)}, ${i % lanes}u);`,
-    " ",
-  );
-  return `${own}\n    ${shared}`;
-}
-
-/** The scalar of A at tile row `i` and step `step`, in what {@link loadA} loaded. */
-function scalarOfA({ rows, transA }: RegisterShape, i: number, step: number): string {
-  return transA ? `a${step * rows / 4 + (i >> 2)}[${i & 3}]` : `a${i}[${step}]`;
-}
-
-/** Indices of B that do not change with k: column vec4 `j`, or, if B is stored `[n, k]`, four rows. */
-function addressesOfB({ vecs, lanes, transB, edgeN, clampB }: RegisterShape): string {
-  return repeat(vecs, (j) => {
-    const column = `col4 + ${j * lanes}u`;
-    if (!transB) {
-      return `let atB${j} = startB + ${clamped(column, edgeN ? "(P.n >> 2u)" : undefined)};`;
-    }
-    return repeat(4, (e) => {
-      const row = clamped(`(${column}) * 4u + ${e}u`, edgeN || clampB ? "P.bRows" : undefined);
-      return `let atB${j}_${e} = startB + (${row}) * ldb;`;
-    });
-  });
-}
-
-/** Loads the four vec4 of B that column vec4 `j` needs for four steps of k. */
-function loadB({ transB, clampB }: RegisterShape, j: number): string {
-  return repeat(4, (e) => {
-    const index = transB
-      ? `atB${j}_${e} + k`
-      : `atB${j} + (${clamped(`4u * k + ${e}u`, clampB ? "P.bRows" : undefined)}) * ldb`;
-    return `let b${j}_${e} = b[${index}];`;
-  }, " ");
-}
-
-/**
- * The multiply-adds of column vec4 `j`. An accumulator takes its four steps in a row: the compiler
- * then loads and stores it (there are more accumulators than SIMD registers) once instead of four
- * times, worth 10–15 %.
- */
-function multiply(shape: RegisterShape, j: number): string {
-  const vector = (step: number) =>
-    shape.transB ? `vec4f(${repeat(4, (e) => `b${j}_${e}[${step}]`, ", ")})` : `b${j}_${step}`;
-  return repeat(
-    shape.rows,
-    (i) =>
-      repeat(4, (step) => {
-        const a = scalarOfA(shape, i, step);
-        return `c${i}_${j} = fma(vec4f(${a}), ${vector(step)}, c${i}_${j});`;
-      }, " "),
-    "\n    ",
-  );
-}
-
-function finishRegisters({ rows, vecs, lanes, edgeM, edgeN }: RegisterShape): string {
-  return `let flat = slice * P.m + row;\n  ` + repeat(vecs, (j) => {
-    const column = `(col4 + ${j * lanes}u)`;
-    const cells = repeat(rows, (i) =>
-      guarded(
-        edgeM ? [`row + ${i}u < P.m`] : [],
-        `finish(c${i}_${j}, flat + ${i}u, ${column} * 4u);`,
-      ));
-    return guarded(edgeN ? [`${column} < (P.n >> 2u)`] : [], cells);
-  });
-}
-
-// ---------------------------------------------------------------------------------------------------
-// Blocks in workgroup memory, for GPUs
+// Blocks in workgroup memory
 
 /** What the text of a block kernel depends on. */
 interface BlockShape {
@@ -573,7 +364,7 @@ function blockLaunch(
   full: Full,
   { block, cell, splits }: Tile & { kind: "block" },
   epilogue: Epilogue,
-): Launch {
+): Dispatch {
   // Each thread moves one 4 × 4 piece of a slab, half of the threads for A and half for B.
   const depth = THREADS * 16 / (2 * block);
   const shape: BlockShape = {
@@ -776,7 +567,7 @@ function finishBlock(shape: BlockShape): string {
 }
 
 /** Adds the partial sums of a split multiplication in order, four columns per thread. */
-function sumLaunch(full: Full, splits: number, epilogue: Epilogue): Launch {
+function sumLaunch(full: Full, splits: number, epilogue: Epilogue): Dispatch {
   const { m, n, batch } = full;
   const total = batch * m * n / 4;
   const body = entry(
@@ -798,9 +589,9 @@ function sumLaunch(full: Full, splits: number, epilogue: Epilogue): Launch {
 // ---------------------------------------------------------------------------------------------------
 // Element by element, for odd sizes
 
-/** A kernel without vec4: each lane owns 4 × 4 cells, its columns one workgroup width apart. */
-function scalarLaunch(full: Full, epilogue: Epilogue): Launch {
-  const lanes = full.deviceClass === "gpu" ? 64 : LANES;
+/** A kernel without vec4: each thread owns 4 × 4 cells, its columns one workgroup width apart. */
+function scalarLaunch(full: Full, epilogue: Epilogue): Dispatch {
+  const lanes = SCALAR_THREADS;
   const tilesM = ceilDiv(full.m, SCALAR_CELL);
   const tilesN = ceilDiv(full.n, SCALAR_CELL * lanes);
   const groups = tilesM * tilesN * full.batch;
@@ -858,7 +649,7 @@ function scalarLaunch(full: Full, epilogue: Epilogue): Launch {
  * import { matmulReference } from "./matmul.ts";
  * import assert from "node:assert/strict";
  *
- * const spec = { m: 1, n: 2, k: 2, deviceClass: "gpu" } as const;
+ * const spec = { m: 1, n: 2, k: 2 };
  * assert.deepEqual([...matmulReference(spec, [1, 2], [3, 4, 5, 6])], [13, 16]);
  * ```
  */

@@ -3,90 +3,81 @@
  * position bias and dropout inside. No [Lq, Lk] matrix is ever stored: the forward pass keeps an
  * online softmax, the backward pass recomputes the probabilities from the log-sum-exp of each row.
  *
- * All kernels have one plan: a thread **owns** a few rows in registers (queries; keys in the dk/dv
- * kernel) and **streams** the rows of the other side past them, one load serving every owned row.
- *
- * - On `software` drivers threads are numbered heads first, then sequences, then blocks of rows, so that
- *   the 8 lanes of a workgroup work on 8 heads at the same place of their sequences: nothing is shared
- *   between lanes, hence no workgroup memory and no barrier, and causal kernels stop at the diagonal to
- *   within a block of rows. A load by 8 lanes costs the same whatever its pattern, so what counts is
- *   multiply-adds per load, that is, owned rows; what limits them is the time that the driver takes to
- *   compile a kernel at its first dispatch, which grows with rows × width.
- * - On `gpu` a workgroup of 64 threads works on one head and stages the streamed rows, 16 at a time,
- *   in workgroup memory (8 KiB, 13 KiB with bias gradients).
- *
- * Measured on two CPU cores with lavapipe of Mesa 22.3, matmul reaching about 20 GFLOP/s there; counted as
- * 4·B·H·L²·width operations forward, 10 backward:
- *
- * | batch, heads, width, L | rows fwd / bwd | forward | backward | first dispatch fwd / dq / dk dv |
- * |---|---|---|---|---|
- * | 32, 4, 32, 128 | 8 / 4 | 20 GFLOP/s | 16 | 1.2 / 0.8 / 1.0 s |
- * | the same, rows owned | 4 / 8 | 15 | 21 | 0.4 / 2.4 / 3.2 s |
- * | 32, 4, 64, 128 | 4 / 3 | 13 | 12 | 1.3 / 1.5 / 2.1 s |
- * | 2, 12, 64, 512 | 4 / 3 | 13 | 12 | |
- *
- * A causal forward pass takes 58 % of the time of a full one at L = 128; the cost of bias
- * and of dropout was within the noise of measurement, about 5 %. The gpu tiles have not been timed.
+ * All kernels have one plan: a workgroup of 64 threads works on one head. A thread **owns** a few rows in
+ * registers (queries; keys in the dk/dv kernel), and the workgroup **streams** the rows of the other side
+ * past them, 16 at a time, through workgroup memory (8 KiB, 13 KiB with bias gradients): one load serves
+ * every owned row.
  *
  * The bias gradient is summed along diagonals by the dq kernel itself, in a fixed order and without
- * atomics. Row r of a thread meets diagonal d one step after row r − 1, so a window of partial sums slides
- * along with the keys and each diagonal leaves it finished (`software`); or a tile of score gradients
- * goes through workgroup memory and each thread sums its own diagonals (`gpu`). A last kernel adds the
- * partial sums.
+ * atomics: a tile of score gradients goes through workgroup memory and each thread sums its own diagonals.
+ * A last kernel adds the partial sums.
  *
- * The text depends on head width, bias, dropout or not, and device class only; sizes, causality, stream and
- * dropout probability are params, so self- and cross-attention of a decoder share their pipelines.
+ * The text depends on head width, bias, dropout or not only; sizes, causality, stream and dropout
+ * probability are params, so self- and cross-attention of a decoder share their pipelines.
  *
  * @module
  */
 
+import type { Node } from "../graph/tensor.ts";
+import {
+  type AttentionAttrs,
+  type AttentionSpec,
+  attentionSpec,
+} from "../primitives/attention_spec.ts";
 import {
   type Binding,
   ceilDiv,
-  type DeviceClass,
+  type Dispatch,
   type KernelSource,
-  type Launch,
   LINEAR_GROUP,
   linearGrid,
-  RUN_KEY,
-  RUN_SEQUENCE,
-} from "../kernel.ts";
-import { HASH_WGSL } from "../random.ts";
+} from "./kernel.ts";
+import type { GpuLowering } from "./lower.ts";
+import { HASH_WGSL, RUN_KEY_WGSL, RUN_SEQUENCE_WGSL } from "./wgsl.ts";
 
-/** Shape and options of one attention call. */
-export interface AttentionSpec {
-  /** Sequences in the batch. */
-  batch: number;
-  /** Attention heads. */
-  heads: number;
-  /** Queries per sequence, Lq. */
-  queryLength: number;
-  /** Keys per sequence, Lk. */
-  keyLength: number;
-  /** Width of one head: a multiple of 4, at most 128. */
-  headDim: number;
-  /** True if query i may only attend to keys j ≤ i. */
-  causal: boolean;
-  /** True if `mask` numbers segments, and a query may only attend to its own; needs Lq = Lk. */
-  segments?: boolean;
-  /** True if a relative position bias is added to the scores. */
-  bias: boolean;
-  /** True if every sequence has a bias of its own; forward only. */
-  ownBias?: boolean;
-  /** What queries are multiplied by; headDim^-½ if absent. */
-  scale?: number;
-  /** Probability with which an attention weight is dropped, below 1; 0 switches dropout off. */
-  dropout: number;
-  /** Unsigned 32-bit number of this op in its program: different streams draw different masks. */
-  stream: number;
-  /** Which tile shapes to generate. */
-  deviceClass: DeviceClass;
+/** Kernel of the primitive `attention`. */
+export function lowerAttention(node: Node<AttentionAttrs>, to: GpuLowering): void {
+  const [q, k, v, mask, bias] = node.inputs, [out, lse] = node.outputs;
+  to.emit(attentionForward(attentionSpec(node)), {
+    q: to.at(q),
+    k: to.at(k),
+    v: to.at(v),
+    mask: to.at(mask),
+    out: to.at(out),
+    lse: to.at(lse),
+    ...(bias && { bias: to.at(bias) }),
+  });
 }
 
-/** The launches of a backward pass and the scratch buffers they pass results through. */
+/** Kernels of the primitive `attentionGrad`. */
+export function lowerAttentionGrad(node: Node<AttentionAttrs>, to: GpuLowering): void {
+  const [q, k, v, mask, out, lse, g, bias] = node.inputs;
+  const [dq, dk, dv, dbias] = node.outputs;
+  const { launches, scratch } = attentionBackward(attentionSpec(node));
+  const temporary = Object.entries(scratch)
+    .map(([name, bytes]) => [name, to.scratch(bytes, name)]);
+  for (const launch of launches) {
+    to.emit(launch, {
+      q: to.at(q),
+      k: to.at(k),
+      v: to.at(v),
+      mask: to.at(mask),
+      out: to.at(out),
+      lse: to.at(lse),
+      gOut: to.at(g),
+      dq: to.at(dq),
+      dk: to.at(dk),
+      dv: to.at(dv),
+      ...(bias && { bias: to.at(bias), dbias: to.at(dbias) }),
+      ...Object.fromEntries(temporary),
+    });
+  }
+}
+
+/** The dispatches of a backward pass and the scratch buffers they pass results through. */
 export interface AttentionBackward {
-  /** In the order in which they must run. Buffers are named in each launch's `source.bindings`. */
-  launches: Launch[];
+  /** In the order in which they must run. Buffers are named in each one's `source.bindings`. */
+  launches: Dispatch[];
   /** Bytes of each scratch buffer by binding name: `delta`, and with bias `dbiasParts`. */
   scratch: Record<string, number>;
 }
@@ -102,9 +93,6 @@ export interface AttentionBackward {
  * `lse` receives each row's log-sum-exp of the scores. A row that may attend nowhere gives output 0 and
  * lse 1e20, with which the backward kernels find all its probabilities to be 0.
  *
- * Attention weight (b, h, i, j) survives dropout if `mix32(key ^ (i·Lk + j)) ≥ floor(dropout·2³²)`, where
- * key is `mix32(mix32(run key ^ stream) ^ mix32((first sequence of the run + b)·heads + h))`.
- *
  * @throws {RangeError} if the spec is not supported
  *
  * @example
@@ -114,7 +102,7 @@ export interface AttentionBackward {
  *
  * const launch = attentionForward({
  *   batch: 2, heads: 4, queryLength: 128, keyLength: 128, headDim: 32,
- *   causal: false, bias: true, dropout: 0.1, stream: 7, deviceClass: "software",
+ *   causal: false, bias: true, dropout: 0.1, stream: 7,
  * });
  * assert.deepEqual(
  *   launch.source.bindings.map((b) => b.name),
@@ -122,16 +110,14 @@ export interface AttentionBackward {
  * );
  * ```
  */
-export function attentionForward(spec: AttentionSpec): Launch {
+export function attentionForward(spec: AttentionSpec): Dispatch {
   checkSpec(spec);
   const tile = forwardTile(spec);
-  const items = spec.batch * ceilDiv(spec.queryLength, blockRows(tile));
   return launch(spec, tile, {
     name: "attention",
     reads: ["q", "k", "v", "mask", ...(spec.bias ? ["bias"] : [])],
     writes: ["out", "lse"],
     rows: spec.queryLength,
-    parts: items,
     main: forwardMain(spec, tile),
   });
 }
@@ -153,7 +139,7 @@ export function attentionForward(spec: AttentionSpec): Launch {
  *
  * const { launches, scratch } = attentionBackward({
  *   batch: 2, heads: 4, queryLength: 128, keyLength: 128, headDim: 32,
- *   causal: true, bias: false, dropout: 0, stream: 7, deviceClass: "software",
+ *   causal: true, bias: false, dropout: 0, stream: 7,
  * });
  * assert.equal(launches.length, 3);
  * assert.deepEqual(scratch, { delta: 2 * 4 * 128 * 4 });
@@ -175,7 +161,6 @@ export function attentionBackward(spec: AttentionSpec): AttentionBackward {
       reads: inputs,
       writes: spec.bias ? ["dq", "dbiasParts"] : ["dq"],
       rows: queryLength,
-      parts: spec.bias ? parts.members : batch * ceilDiv(queryLength, blockRows(tile)),
       main: queryGradMain(spec, tile),
     }),
   ];
@@ -186,7 +171,6 @@ export function attentionBackward(spec: AttentionSpec): AttentionBackward {
       reads: outputs.includes("dk") ? inputs : inputs.filter((n) => n !== "v" && n !== "delta"),
       writes: outputs,
       rows: keyLength,
-      parts: batch * ceilDiv(keyLength, blockRows(tile)),
       main: keyGradMain(spec, tile, outputs),
     }));
   }
@@ -214,47 +198,40 @@ function checkSpec(spec: AttentionSpec): void {
 
 // ---- tile shapes -------------------------------------------------------------------------------
 
+/** Threads of a workgroup. */
+const THREADS = 64;
+
 /** How a kernel shares the work out. */
 interface Tile {
-  /** Threads per workgroup. */
-  threads: number;
   /** Rows that a thread owns. */
   rows: number;
   /** Streamed rows handled per turn of the inner loop, written out. */
   step: number;
-  /** Streamed rows that a workgroup stages in workgroup memory at once; 0 reads them from storage. */
+  /** Streamed rows that a workgroup stages in workgroup memory at once. */
   staged: number;
 }
 
-/** Consecutive rows of one head that belong together: a workgroup's on a GPU, else a thread's. */
+/** Consecutive rows of one head that a workgroup owns. */
 function blockRows(tile: Tile): number {
-  return tile.staged ? tile.threads * tile.rows : tile.rows;
+  return THREADS * tile.rows;
 }
 
-function softwareTile(rows: number): Tile {
-  return { threads: 8, rows: Math.max(1, Math.min(8, Math.floor(rows))), step: 1, staged: 0 };
+function tileOf(headDim: number, rows: number): Tile {
+  return { rows, step: 4, staged: headDim > 64 ? 8 : 16 };
 }
 
-function gpuTile(headDim: number, rows: number): Tile {
-  return { threads: 64, rows, step: 4, staged: headDim > 64 ? 8 : 16 };
+function forwardTile({ headDim }: AttentionSpec): Tile {
+  return tileOf(headDim, headDim <= 32 ? 2 : 1);
 }
 
-function forwardTile({ deviceClass, headDim }: AttentionSpec): Tile {
-  return deviceClass === "software"
-    ? softwareTile(256 / headDim)
-    : gpuTile(headDim, headDim <= 32 ? 2 : 1);
+/** Backward kernels keep twice the state of the forward one. */
+function backwardTile({ headDim }: AttentionSpec): Tile {
+  return tileOf(headDim, 1);
 }
 
-/** Backward kernels keep twice the state of the forward one, and compile twice as long. */
-function backwardTile({ deviceClass, headDim }: AttentionSpec): Tile {
-  return deviceClass === "software"
-    ? softwareTile((headDim <= 32 ? 128 : 192) / headDim)
-    : gpuTile(headDim, 1);
-}
-
-/** The dk/dv kernel keeps k, v, dk and dv: past width 32 that leaves a GPU thread no registers. */
-function keyGradOutputs({ deviceClass, headDim }: AttentionSpec): string[][] {
-  return deviceClass === "software" || headDim <= 32 ? [["dk", "dv"]] : [["dv"], ["dk"]];
+/** The dk/dv kernel keeps k, v, dk and dv: past width 32 that leaves a thread no registers. */
+function keyGradOutputs({ headDim }: AttentionSpec): string[][] {
+  return headDim <= 32 ? [["dk", "dv"]] : [["dv"], ["dk"]];
 }
 
 /** How the partial sums of dbias lie: [blocks, members, heads, width]. */
@@ -269,28 +246,17 @@ interface DiagonalParts {
   width: number;
 }
 
-/** Threads per head that keep bias sums on a software driver: enough to fill any CPU. */
-const SOFTWARE_PARTS = 64;
-
 function diagonalParts(spec: AttentionSpec, tile: Tile): DiagonalParts {
   const { batch, queryLength, keyLength } = spec;
-  const blocks = ceilDiv(queryLength, blockRows(tile));
-  if (tile.staged) {
-    const keys = ceilDiv(keyLength, tile.staged) * tile.staged;
-    const rows = blockRows(tile);
-    return { blocks, rows, members: batch, width: keys + rows - 1 };
-  }
-  const rows = blocks * tile.rows;
-  const members = Math.min(batch * blocks, SOFTWARE_PARTS);
-  return { blocks: 1, rows, members, width: keyLength + rows - 1 };
+  const rows = blockRows(tile);
+  const keys = ceilDiv(keyLength, tile.staged) * tile.staged;
+  return { blocks: ceilDiv(queryLength, rows), rows, members: batch, width: keys + rows - 1 };
 }
 
 // ---- launches ----------------------------------------------------------------------------------
 
 const PARAMS = [
-  "count", // threads (software) or workgroups (gpu) that have work
-  "parts", // software: threads per head
-  "inner", // software: see innerSequences
+  "count", // workgroups that have work
   "blocks", // blocks of owned rows per sequence
   "batch",
   "heads",
@@ -313,33 +279,19 @@ function bindings(reads: string[], writes: string[]): Binding[] {
   ];
 }
 
-/**
- * Sequences whose heads stand side by side in the thread order of software drivers, a divisor of the
- * batch: enough to fill workgroups of 8, few enough that their keys and values stay in a core's cache
- * and that each core's share of the grid, a run of neighbours, has blocks of rows from everywhere.
- */
-function innerSequences({ batch, heads }: AttentionSpec): number {
-  for (let n = 1; n < batch; n++) {
-    if (batch % n === 0 && n * heads % 8 === 0) return n;
-  }
-  return batch;
-}
-
 interface KernelPlan {
   name: string;
   reads: string[];
   writes: string[];
   /** Length of the side whose rows are owned. */
   rows: number;
-  /** Threads per head, software only. */
-  parts: number;
   main: string;
 }
 
-function launch(spec: AttentionSpec, tile: Tile, plan: KernelPlan): Launch {
+function launch(spec: AttentionSpec, tile: Tile, plan: KernelPlan): Dispatch {
   const { batch, heads, queryLength: lq, keyLength: lk } = spec;
   const blocks = ceilDiv(plan.rows, blockRows(tile));
-  const count = tile.staged ? batch * heads * blocks : heads * plan.parts;
+  const count = batch * heads * blocks;
   const source: KernelSource = {
     name: plan.name,
     bindings: bindings(plan.reads, plan.writes),
@@ -351,8 +303,6 @@ function launch(spec: AttentionSpec, tile: Tile, plan: KernelPlan): Launch {
     source,
     params: [
       count,
-      plan.parts,
-      innerSequences(spec),
       blocks,
       batch,
       heads,
@@ -363,7 +313,7 @@ function launch(spec: AttentionSpec, tile: Tile, plan: KernelPlan): Launch {
       Math.floor(spec.dropout * 2 ** 32),
       new Uint32Array(new Float32Array([1 / (1 - spec.dropout)]).buffer)[0],
     ],
-    grid: linearGrid(tile.staged ? count : ceilDiv(count, tile.threads)),
+    grid: linearGrid(count),
   };
 }
 
@@ -384,32 +334,17 @@ const when = (condition: boolean, text: string): string => condition ? text : ""
 
 /** The entry point. `item` handles the owned rows from `first` on of head `h` of sequence `b`. */
 function entry(tile: Tile, item: string, before = ""): string {
-  const head = `@compute @workgroup_size(${tile.threads})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3u) {`;
-  if (tile.staged) {
-    // The early return is the same for a whole workgroup: barriers may follow.
-    return `${head}
+  // The early return is the same for a whole workgroup: barriers may follow.
+  return `@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3u) {
 let group = ${LINEAR_GROUP};
 if (group >= P.count) { return; }
 let block = group % P.blocks;
 let h = group / P.blocks % P.heads;
 let b = group / P.blocks / P.heads;
-let first = (block * ${tile.threads}u + lid.x) * ${tile.rows}u;
+let first = (block * ${THREADS}u + lid.x) * ${tile.rows}u;
 ${before}
 ${item}
-}`;
-  }
-  return `${head}
-let thread = ${LINEAR_GROUP} * ${tile.threads}u + lid.x;
-if (thread >= P.count) { return; }
-let h = thread % P.heads;
-${before}
-for (var item = thread / P.heads; item < P.batch * P.blocks; item += P.parts) {
-let b = item / (P.inner * P.blocks) * P.inner + item % P.inner;
-let turn = item / P.inner % P.blocks;
-let first = select(turn / 2u, P.blocks - 1u - turn / 2u, turn % 2u == 1u) * ${tile.rows}u;
-${item}
-}
 }`;
 }
 
@@ -480,39 +415,31 @@ interface Stream {
   arrays: string[];
   /** WGSL: rows per sequence. */
   length: string;
-  /** WGSL: first row. Must be the same for a whole workgroup if the tile is staged. */
+  /** WGSL: first row; must be the same for a whole workgroup. */
   from: string;
   /** WGSL: end; the same holds. */
   to: string;
   /** Statements for rows `s` to `s + step - 1`, which are loaded as `<array><t>_<column / 4>`. */
   body: (load: (array: string, t: number) => string) => string;
-  /** Staged tiles only: statements after each tile, whose first row is `base`. */
+  /** Statements after each tile, whose first row is `base`. */
   afterTile?: string;
 }
 
 function stream(tile: Tile, d4: number, plan: Stream): string {
   const { arrays, length, from, to, body } = plan;
-  if (!tile.staged) {
-    return `for (var s = ${from}; s < ${to}; s += ${tile.step}u) {
-${each(tile.step, (t) => `let from${t} = ${rowAt(`min(s + ${t}u, ${length} - 1u)`, length, d4)};`)}
-${body((array, t) => each(d4, (d) => `let ${array}${t}_${d} = ${array}[from${t} + ${d}u];`))}
-}`;
-  }
   const vectors = tile.staged * d4;
-  const copies = ceilDiv(vectors, tile.threads);
+  const copies = ceilDiv(vectors, THREADS);
   return `for (var base = ${from}; base < ${to}; base += ${tile.staged}u) {
 workgroupBarrier();
 ${
     each(copies, (n) => {
-      const copy = `let e = lid.x + ${n * tile.threads}u; ` +
+      const copy = `let e = lid.x + ${n * THREADS}u; ` +
         `let source = ${
           rowAt(`min(base + e / ${d4}u, ${length} - 1u)`, length, d4)
         } + e % ${d4}u; ` +
         arrays.map((a) => `${a}Tile[e] = ${a}[source];`).join(" ");
-      const partial = (n + 1) * tile.threads > vectors;
-      return partial
-        ? `if (lid.x + ${n * tile.threads}u < ${vectors}u) { ${copy} }`
-        : `{ ${copy} }`;
+      const partial = (n + 1) * THREADS > vectors;
+      return partial ? `if (lid.x + ${n * THREADS}u < ${vectors}u) { ${copy} }` : `{ ${copy} }`;
     })
   }
 workgroupBarrier();
@@ -530,7 +457,6 @@ ${plan.afterTile ?? ""}
 
 /** Workgroup arrays that {@link stream} fills. */
 function tileArrays(tile: Tile, d4: number, arrays: string[]): string {
-  if (!tile.staged) return "";
   return arrays.map((a) => `var<workgroup> ${a}Tile: array<vec4f, ${tile.staged * d4}>;\n`).join(
     "",
   );
@@ -562,8 +488,8 @@ function biasWindow(
 }
 
 /** Declares `dropKey`, the head's key of the dropout mask. */
-const DROP_KEY = `let dropKey = mix32(mix32(${RUN_KEY} ^ P.stream) ^ ` +
-  `mix32((${RUN_SEQUENCE} + b) * P.heads + h));`;
+const DROP_KEY = `let dropKey = mix32(mix32(${RUN_KEY_WGSL} ^ P.stream) ^ ` +
+  `mix32((${RUN_SEQUENCE_WGSL} + b) * P.heads + h));`;
 
 /** WGSL: `value` if the weight of query `i` and key `j` survives dropout, else 0. */
 const dropped = (value: string, i: string, j: string): string =>
@@ -592,11 +518,8 @@ const keyMask = (j: string): string =>
 const scaled = ({ headDim, scale = headDim ** -0.5 }: AttentionSpec): string =>
   when(scale !== 1, ` * ${scale}`);
 
-/** WGSL: one past the last key that the owned queries see; a workgroup's queries if staged. */
-const lastKey = (tile: Tile): string =>
-  tile.staged
-    ? `min(P.lk, (block + 1u) * ${blockRows(tile)}u + P.reach)`
-    : `min(P.lk, first + ${tile.rows}u + P.reach)`;
+/** WGSL: one past the last key that a workgroup's queries see. */
+const lastKey = (tile: Tile): string => `min(P.lk, (block + 1u) * ${blockRows(tile)}u + P.reach)`;
 
 // ---- kernels -----------------------------------------------------------------------------------
 
@@ -682,18 +605,17 @@ ${storeOwned(tile, d4, "P.lq", "out", (r, d) => `acc${r}_${d} * part${r}`)}`,
 }
 
 /** Row sums of gOut · out: a thread per row and head. */
-function deltaLaunch(spec: AttentionSpec): Launch {
+function deltaLaunch(spec: AttentionSpec): Dispatch {
   const d4 = spec.headDim / 4;
-  const threads = spec.deviceClass === "software" ? 8 : 64;
   const count = spec.batch * spec.heads * spec.queryLength;
   return {
     source: {
       name: "attention delta",
       bindings: bindings(["out", "gOut"], ["delta"]),
       params: ["count", "heads", "lq"],
-      body: `@compute @workgroup_size(${threads})
+      body: `@compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3u) {
-  let row = ${LINEAR_GROUP} * ${threads}u + lid.x;
+  let row = ${LINEAR_GROUP} * ${THREADS}u + lid.x;
   if (row >= P.count) { return; }
   let h = row % P.heads;
   let i = row / P.heads % P.lq;
@@ -704,7 +626,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3
 }`,
     },
     params: [count, spec.heads, spec.queryLength],
-    grid: linearGrid(ceilDiv(count, threads)),
+    grid: linearGrid(ceilDiv(count, THREADS)),
   };
 }
 
@@ -712,11 +634,7 @@ function queryGradMain(spec: AttentionSpec, tile: Tile): string {
   const d4 = spec.headDim / 4, { rows } = tile;
   const drop = spec.dropout > 0;
   const window = biasWindow(spec, tile, queryDiagonal);
-  const sums = !spec.bias
-    ? undefined
-    : tile.staged
-    ? stagedDiagonals(tile)
-    : slidingDiagonals(tile);
+  const sums = spec.bias ? diagonalSums(tile) : undefined;
   const body = (load: (array: string, t: number) => string) =>
     each(tile.step, (t) => {
       const kept = (r: number) =>
@@ -755,7 +673,6 @@ ${
 let lse${r} = select(${NOWHERE}, lse[stat${r}], first + ${r}u < P.lq); let delta${r} = delta[stat${r}];`)
     }
 ${when(spec.bias, window.open(`${0xffffffff}u`))}
-${sums?.open ?? ""}
 let end = ${lastKey(tile)};
 ${
       stream(tile, d4, {
@@ -767,7 +684,6 @@ ${
         afterTile: sums?.afterTile,
       })
     }
-${sums?.close ?? ""}
 ${storeOwned(tile, d4, "P.lq", "dq", (r, d) => `dq${r}_${d}${scaled(spec)}`)}`,
     sums?.before,
   );
@@ -779,46 +695,21 @@ interface DiagonalSums {
   declarations: string;
   /** Once per thread. */
   before: string;
-  /** Before the keys of one block of queries. */
-  open: string;
   /** After the gradients of key t. */
   add: (t: number) => string;
   /** After a staged tile. */
   afterTile: string;
-  /** After the last key. */
-  close: string;
-}
-
-/** A window of sums: `diag0` belongs to the diagonal that row 0 meets now, and so on. */
-function slidingDiagonals(tile: Tile): DiagonalSums {
-  const { rows } = tile;
-  const last = rows - 1;
-  // Rows past the end have zero gradients; counting diagonals from the last of them avoids a test.
-  const add = (key: string, r: number) =>
-    `dbiasParts[part + ${key} + P.blocks * ${rows}u - 1u - first - ${r}u] += diag${r};`;
-  return {
-    declarations: "",
-    before: `let width = P.lk + P.blocks * ${rows}u - 1u; let part = thread * width;
-for (var n = 0u; n < width; n++) { dbiasParts[part + n] = 0.0; }`,
-    open: each(rows, (r) => `var diag${r} = 0.0;`),
-    add: (t) =>
-      each(last, (r) => `diag${last - r} = diag${last - r - 1} + ds${last - r}_${t};`) +
-      `\ndiag0 = ds0_${t};\n${add(`j${t}`, last)}`,
-    afterTile: "",
-    close: each(last, (r) => add("end - 1u", r)),
-  };
 }
 
 /** A tile of gradients in workgroup memory, whose diagonals the threads share out. */
-function stagedDiagonals(tile: Tile): DiagonalSums {
-  const { rows, staged, threads } = tile;
+function diagonalSums(tile: Tile): DiagonalSums {
+  const { rows, staged } = tile, threads = THREADS;
   const all = blockRows(tile), pitch = staged + 1;
   return {
     declarations: `var<workgroup> dsTile: array<f32, ${all * pitch}>;\n`,
     before: `let width = (P.lk + ${staged - 1}u) / ${staged}u * ${staged}u + ${all - 1}u;
 let part = ((block * P.batch + b) * P.heads + h) * width;
 for (var n = lid.x; n < width; n += ${threads}u) { dbiasParts[part + n] = 0.0; }`,
-    open: "",
     add: (t) =>
       each(
         rows,
@@ -836,22 +727,20 @@ ${
       }
 dbiasParts[part + base + n] += sum;
 }`,
-    close: "",
   };
 }
 
 /** dbias from its partial sums: a thread per diagonal and head. */
-function sumPartsLaunch(spec: AttentionSpec, parts: DiagonalParts): Launch {
-  const threads = spec.deviceClass === "software" ? 8 : 64;
+function sumPartsLaunch(spec: AttentionSpec, parts: DiagonalParts): Dispatch {
   const diagonals = spec.queryLength + spec.keyLength - 1;
   return {
     source: {
       name: "attention dbias",
       bindings: bindings(["dbiasParts"], ["dbias"]),
       params: ["diagonals", "heads", "lq", "blocks", "rows", "members", "width"],
-      body: `@compute @workgroup_size(${threads})
+      body: `@compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3u) {
-  let thread = ${LINEAR_GROUP} * ${threads}u + lid.x;
+  let thread = ${LINEAR_GROUP} * ${THREADS}u + lid.x;
   if (thread >= P.diagonals * P.heads) { return; }
   let diagonal = thread % P.diagonals;
   let h = thread / P.diagonals;
@@ -876,7 +765,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_id) lid: vec3
       parts.members,
       parts.width,
     ],
-    grid: linearGrid(ceilDiv(diagonals * spec.heads, threads)),
+    grid: linearGrid(ceilDiv(diagonals * spec.heads, THREADS)),
   };
 }
 
@@ -944,7 +833,7 @@ ${
             ),
         )
       }`);
-  const from = tile.staged ? `block * ${blockRows(tile)}u` : "first";
+  const from = `block * ${blockRows(tile)}u`;
   return tileArrays(tile, d4, ["q", "gOut"]) + entry(
     tile,
     `${when(drop, DROP_KEY)}

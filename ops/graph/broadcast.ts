@@ -4,7 +4,7 @@
  * @module
  */
 
-import { formatShape, sizeOf, type TensorType } from "../tensor.ts";
+import { formatShape, sizeOf, type TensorType } from "./tensor.ts";
 
 /**
  * The common shape of several tensors.

@@ -22,7 +22,7 @@ import {
   sum,
   Workspace,
 } from "../../ops/mod.ts";
-import { lowerProgram } from "../../ops/compile.ts";
+import { lowerProgram } from "../../ops/program/compile.ts";
 import { metroObjective, seq2seqObjective } from "../../tasks/objective.ts";
 import { microSpec, updateSpec } from "../../tasks/training_programs.ts";
 import { gpuTest } from "../gpu.ts";

@@ -2,14 +2,13 @@
  * The graph: symbolic tensors, the nodes that make them, and what a primitive must state about itself.
  *
  * An op is a pure function from tensors to a tensor; calling it appends a node and checks shapes, and
- * computes nothing. `ops/grad.ts` differentiates the graph, `ops/compile.ts` turns it into a program,
+ * computes nothing. `ops/grad.ts` differentiates the graph, `ops/program/` turns it into a program,
  * `ops/reference.ts` evaluates it slowly in float64.
  *
  * @module
  */
 
-import type { Lowering } from "./lower.ts";
-import type { PointwiseRule } from "./primitives/pointwise.ts";
+import type { PointwiseRule } from "./expression.ts";
 
 /** Element types. Half precision will join here. */
 export type DType = "f32" | "u32";
@@ -50,7 +49,7 @@ export type Values = Float64Array | Uint32Array;
 
 /** What a run passes besides tensors, for the reference. */
 export interface RunContext {
-  /** Random key of the run (`R[0].x` in kernels). */
+  /** Random key of the run. */
   key: number;
   /** Index of the run's first sequence in the global batch. */
   sequence: number;
@@ -58,7 +57,7 @@ export interface RunContext {
   scalars: Record<string, number>;
 }
 
-/** Everything the toolkit knows about one operation. */
+/** What an operation is: everything but the kernels, which the targets have. */
 // deno-lint-ignore no-explicit-any
 export interface Primitive<A = any> {
   /** Name, shown in errors. */
@@ -79,13 +78,11 @@ export interface Primitive<A = any> {
   ): (Tensor | undefined)[];
   /** Inputs whose vjp already includes `into`. */
   readonly accumulates?: readonly number[];
-  /** Elementwise rule, if this is a pointwise operation (then `lower` is absent). */
+  /** Elementwise rule, if this is a pointwise operation: targets print it and need know no more. */
   readonly pointwise?: PointwiseRule<A>;
-  /** Emits the kernels. Absent for pointwise operations, sources and views. */
-  lower?(node: Node<A>, to: Lowering): void;
-  /** True if `lower` can apply fused pointwise operations to output 0. */
+  /** True if its kernels apply fused pointwise operations to output 0. */
   readonly hasEpilogue?: boolean;
-  /** True if `lower` can compute input 0 on the fly from fused pointwise operations. */
+  /** True if its kernels compute input 0 on the fly from fused pointwise operations. */
   readonly hasPrologue?: boolean;
   /** Pairs [output, input] that may share memory when the input is not needed afterwards. */
   inPlace?(node: Node<A>): [number, number][];
@@ -104,6 +101,20 @@ export function apply<A>(primitive: Primitive<A>, inputs: readonly Tensor[], att
   const node: Node<A> = { id: nextId++, primitive, inputs, attrs, outputs };
   for (const [index, type] of types.entries()) outputs.push({ node, index, ...type });
   return outputs;
+}
+
+/** All nodes that outputs depend on, inputs before users. */
+export function topological(outputs: readonly Tensor[]): Node[] {
+  const seen = new Set<Node>();
+  const stack = outputs.map((t) => t.node);
+  while (stack.length > 0) {
+    const node = stack.pop()!;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const t of node.inputs) stack.push(t.node);
+  }
+  // Ids grow with creation, and inputs are created first.
+  return [...seen].sort((a, b) => a.id - b.id);
 }
 
 /** Number of elements of a shape. */

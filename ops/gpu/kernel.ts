@@ -1,12 +1,15 @@
 /**
- * What a kernel is: a piece of WGSL, the buffers it binds, a few integers, and a grid.
+ * What a kernel is on a GPU: a piece of WGSL, the buffers it binds, a few integers, and a grid.
  *
- * Kernel generators (`ops/kernels/`) are pure functions that return a {@link Launch}; they know nothing
- * of devices or graphs. Sizes travel as {@link Launch.params}, not as constants in the text, wherever
- * speed does not suffer, so that one pipeline serves every shape.
+ * Kernel generators are pure functions that return a {@link Dispatch}; they know nothing of devices or
+ * graphs. Sizes travel as {@link Dispatch.params}, not as constants in the text, wherever speed does not
+ * suffer, so that one pipeline serves every shape.
  *
  * @module
  */
+
+import { RUN_WORDS } from "../program/device.ts";
+import type { Launch } from "../program/lowering.ts";
 
 /** A storage buffer as a kernel sees it. */
 export interface Binding {
@@ -59,8 +62,8 @@ export interface Epilogue {
   store(value: string, row: string, col: string, width: 1 | 4): string;
 }
 
-/** A kernel with its arguments, ready to be bound to buffers. */
-export interface Launch {
+/** A kernel with its arguments but without memory. */
+export interface Dispatch {
   /** The text. */
   source: KernelSource;
   /** Values of `source.params`, unsigned 32-bit integers. */
@@ -69,25 +72,8 @@ export interface Launch {
   grid: [number, number, number];
 }
 
-/**
- * Which family of tile shapes a device wants: `software` drivers run workgroups on CPU cores with SIMD,
- * where workgroup memory and barriers are slow; `gpu` is everything else.
- */
-export type DeviceClass = "software" | "gpu";
-
-/** Number of 32-bit words in the run block `R` (an `array<vec4u, RUN_WORDS / 4>` in WGSL). */
-export const RUN_WORDS = 64;
-
-/**
- * WGSL expressions of the run block's fixed words: the random key of this run (seed and update folded
- * on the host) and the index, within the global batch, of the first sequence that this run holds.
- * Words from {@link RUN_SCALARS} on are the program's scalar inputs.
- */
-export const RUN_KEY = "R[0].x";
-/** See {@link RUN_KEY}. */
-export const RUN_SEQUENCE = "R[0].y";
-/** First word of the run block that holds a scalar input. */
-export const RUN_SCALARS = 4;
+/** What this target makes of a step: the launches that a program passes on to the device. */
+export interface GpuLaunch extends Launch, Dispatch {}
 
 /** Most workgroups that WebGPU allows in one dimension of a dispatch. */
 export const MAX_GRID = 65535;

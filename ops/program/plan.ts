@@ -5,9 +5,9 @@
  * @module
  */
 
+import { isSource, type Node, STATE, storageOf, type Tensor } from "../graph/tensor.ts";
 import { readsOf, type Step, writesOf } from "./fuse.ts";
 import { aligned, bytesOf } from "./memory.ts";
-import { isSource, type Node, STATE, storageOf, type Tensor } from "./tensor.ts";
 
 /** Memory that one or more values occupy in turn. */
 export interface Storage {

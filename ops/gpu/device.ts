@@ -2,45 +2,55 @@
  * The GPU behind a small wrapper that makes three promises the raw API does not: errors are exceptions
  * that name the kernel, memory is counted, and arguments known to abort the process are refused first.
  *
- * Everything goes through the standard WebGPU types: `navigator.gpu` is the default, and another
- * implementation can be passed in.
+ * Everything goes through the standard WebGPU types, so that any implementation will do.
  *
  * @module
  */
 
-import { DeviceLost, UserError } from "./errors.ts";
-import { assemble, type DeviceClass, type Launch, paddingWords, RUN_WORDS } from "./kernel.ts";
+import { DeviceLost, UserError } from "../graph/errors.ts";
+import {
+  type BoundLaunch,
+  type BufferView as AnyView,
+  type Device,
+  type DeviceLimits,
+  RUN_WORDS,
+  type Submission,
+} from "../program/device.ts";
+import type { Target } from "../program/lowering.ts";
+import {
+  assemble,
+  type Dispatch,
+  type GpuLaunch,
+  type KernelSource,
+  paddingWords,
+} from "./kernel.ts";
+import { GpuReadback } from "./readback.ts";
+import { GpuStopwatch } from "./stopwatch.ts";
+import { gpuTarget } from "./target.ts";
 
 /** A window of a buffer, in bytes. */
-export interface BufferView {
+export interface GpuView extends AnyView {
   /** The buffer. */
   buffer: GPUBuffer;
-  /** First byte; a multiple of 256 keeps every device content. */
-  offset: number;
-  /** Number of bytes. */
-  size: number;
 }
 
 /** A dispatch with its pipeline and bind group made: replaying it creates no GPU object. */
-export interface PreparedDispatch {
-  /** Kernel name, for errors and profiles. */
-  name: string;
-  /** Compiled pipeline. */
+interface PreparedDispatch {
   pipeline: GPUComputePipeline;
-  /** Bound buffers. */
   bindGroup: GPUBindGroup;
-  /** Workgroups in x, y, z. */
   grid: [number, number, number];
 }
 
-/** How to open a {@link Device}. */
-export interface DeviceOptions {
-  /** A WebGPU implementation; the runtime's own if absent. */
-  gpu?: GPU;
-  /** Tile family; found from the adapter if absent. Tests set it to run GPU tiles on a software driver. */
-  deviceClass?: DeviceClass;
-  /** Take the driver that computes on the CPU, even where there is a GPU. */
-  software?: boolean;
+/** The {@link PreparedList} of this device. */
+export interface GpuList {
+  /** Kernel names, in order. */
+  readonly names: readonly string[];
+  /** The run block. */
+  readonly run: GPUBuffer;
+  /** The dispatches, in order. */
+  readonly dispatches: readonly PreparedDispatch[];
+  /** Frees the uniform blocks. */
+  destroy(): void;
 }
 
 /** Usage of every buffer that kernels see. */
@@ -51,16 +61,26 @@ const READBACK = 0x1 | 0x8; // MAP_READ | COPY_DST
 /** Size of the buffer through which everything is read back. */
 export const STAGING_BYTES = 4 << 20;
 
-/** An open WebGPU device. Made by {@link openDevice}. */
-export class Device {
+/** A card, as `GPUAdapterInfo` names it: PCI numbers as hexadecimal text, where the runtime tells them. */
+export interface CardIds {
+  /** Of the maker. */
+  vendor: string;
+  /** Of the model. */
+  device: string;
+}
+
+/** An open WebGPU device. Made by {@link openGpuDevice}. */
+export class GpuDevice implements Device {
+  /** What programs ask to know the device. */
+  readonly kind = "gpu";
+  /** How steps become kernels. */
+  readonly target: Target = gpuTarget;
   /** The device of the WebGPU API. */
   readonly gpu: GPUDevice;
   /** The adapter's own description, e.g. `"llvmpipe (LLVM 15.0.6, 256 bits)"`. */
   readonly adapterName: string;
-  /** Which family of tile shapes kernels use. */
-  readonly deviceClass: DeviceClass;
-  /** Lanes of a subgroup if the device has subgroups of one fixed size, else 0. */
-  readonly subgroupSize: number;
+  /** What it allows. */
+  readonly limits: DeviceLimits;
   /** Bytes of buffers alive now. */
   allocatedBytes = 0;
   /** Largest value that {@link allocatedBytes} ever had. */
@@ -76,14 +96,12 @@ export class Device {
   #unsubmitted = 0;
   #destroyed = false;
 
-  /** Use {@link openDevice}. */
-  constructor(gpu: GPUDevice, adapterName: string, deviceClass: DeviceClass) {
+  /** Use {@link openGpuDevice}. */
+  constructor(gpu: GPUDevice, adapterName: string) {
     this.gpu = gpu;
     this.adapterName = adapterName;
-    this.deviceClass = deviceClass;
-    const { subgroupMinSize = 0, subgroupMaxSize = 0 } = gpu.adapterInfo ?? {};
-    const fixed = gpu.features.has("subgroups") && subgroupMinSize === subgroupMaxSize;
-    this.subgroupSize = fixed ? subgroupMinSize : 0;
+    const { maxBufferSize, maxStorageBufferBindingSize } = gpu.limits;
+    this.limits = { bufferBytes: maxBufferSize, bindingBytes: maxStorageBufferBindingSize };
     this.#staging = gpu.createBuffer({ size: STAGING_BYTES, usage: READBACK, label: "readback" });
     this.#count(STAGING_BYTES);
     // Without this listener validation errors and out-of-memory vanish without a trace.
@@ -103,8 +121,13 @@ export class Device {
   }
 
   /** Number of distinct kernels compiled so far. */
-  get pipelineCount(): number {
+  get kernelCount(): number {
     return this.#pipelines.size;
+  }
+
+  /** The card behind the adapter. */
+  get cardIds(): CardIds {
+    return this.gpu.adapterInfo;
   }
 
   /**
@@ -125,7 +148,7 @@ export class Device {
    */
   createBuffer(bytes: number, label: string): GPUBuffer {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
-    const limit = this.gpu.limits.maxBufferSize;
+    const limit = this.limits.bufferBytes;
     if (size > limit) {
       throw new UserError(
         `${label} needs a buffer of ${mib(size)}, but ${this.adapterName} allows ${mib(limit)}: ` +
@@ -137,20 +160,19 @@ export class Device {
     return buffer;
   }
 
-  /** Creates a uniform buffer of at least `bytes` bytes. */
-  createUniform(bytes: number, label: string): GPUBuffer {
+  #createUniform(bytes: number, label: string): GPUBuffer {
     const size = Math.max(256, Math.ceil(bytes / 256) * 256);
     const buffer = this.gpu.createBuffer({ size, usage: UNIFORM, label });
     this.#count(size);
     return buffer;
   }
 
-  /** Creates a buffer of at least `bytes` bytes to which results are copied and read; see `readback.ts`. */
-  createReadback(bytes: number, label: string): GPUBuffer {
+  /** Creates a {@link GpuReadback} of at least so many bytes. */
+  createReadback(bytes: number, label: string): GpuReadback {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
     const buffer = this.gpu.createBuffer({ size, usage: READBACK, label });
     this.#count(size);
-    return buffer;
+    return new GpuReadback(this, buffer);
   }
 
   #count(size: number): void {
@@ -198,6 +220,24 @@ export class Device {
         this.#unsubmitted = 0;
       }
     }
+  }
+
+  /**
+   * Copies a window to another buffer, from byte `offset` on; both are multiples of 4.
+   *
+   * @throws {RangeError} if the range leaves a buffer (the raw API would lose the device)
+   */
+  copy({ buffer, offset: from, size }: GpuView, to: GPUBuffer, offset: number): void {
+    const whole = [from, size, offset].every((n) => n % 4 === 0);
+    if (!whole || from + size > buffer.size || offset + size > to.size) {
+      throw new RangeError(
+        `copy of ${size} bytes from byte ${from} of ${buffer.label} (${buffer.size} bytes) ` +
+          `to byte ${offset} of ${to.label} (${to.size} bytes)`,
+      );
+    }
+    const encoder = this.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, from, to, offset, size);
+    this.gpu.queue.submit([encoder.finish()]);
   }
 
   /**
@@ -260,56 +300,72 @@ export class Device {
   }
 
   /**
-   * Makes pipeline and bind group of a launch, once.
+   * Makes pipelines and bind groups of launches, once, and uploads their params into one uniform buffer.
    *
-   * @param launch kernel, params and grid
-   * @param views one per binding of the kernel, in order
-   * @param params uniform buffer holding `launch.params` (see {@link uploadParams})
-   * @param run the run block, if the kernel uses it
-   * @throws {Error} if the WGSL does not compile, with the compiler's message and the kernel's name
+   * @throws {Error} if a kernel does not compile, with the compiler's message and the kernel's name: at
+   * once, or at the next {@link GpuDevice.check} where the implementation compiles later
+   * @throws {UserError} if a window is larger than the device allows
    */
-  prepare(
-    launch: Launch,
-    views: BufferView[],
-    params: BufferView | undefined,
-    run: BufferView | undefined,
-  ): PreparedDispatch {
-    const { source } = launch;
-    if (views.length !== source.bindings.length) {
-      throw new Error(
-        `${source.name}: ${views.length} buffers for ${source.bindings.length} bindings`,
-      );
-    }
-    for (const g of launch.grid) {
-      if (!(g >= 1 && g <= this.gpu.limits.maxComputeWorkgroupsPerDimension)) {
+  prepare(label: string, launches: readonly BoundLaunch[]): GpuList {
+    const bound = launches.map(({ launch, views }) => {
+      const windows = views as GpuView[], { source, params, grid } = launch as GpuLaunch;
+      if (windows.length !== source.bindings.length) {
         throw new Error(
-          `${source.name}: grid ${launch.grid.join("×")} is outside the device's limits`,
+          `${source.name}: ${windows.length} buffers for ${source.bindings.length} bindings`,
         );
       }
+      return { dispatch: { source: withoutConflicts(source, windows), params, grid }, windows };
+    });
+    const run = this.#createUniform(RUN_WORDS * 4, `${label} run block`);
+    const { buffer, views } = this.#uploadParams(label, bound.map(({ dispatch }) => dispatch));
+    const runView = { buffer: run, offset: 0, size: RUN_WORDS * 4 };
+    return {
+      names: bound.map(({ dispatch }) => dispatch.source.name),
+      run,
+      dispatches: bound.map(({ dispatch, windows }, i) =>
+        this.#prepare(dispatch, windows, views[i], runView)
+      ),
+      destroy: () => {
+        this.destroyBuffer(run);
+        if (buffer) this.destroyBuffer(buffer);
+      },
+    };
+  }
+
+  #prepare(
+    { source, grid }: Dispatch,
+    windows: readonly GpuView[],
+    params: GpuView | undefined,
+    run: GpuView,
+  ): PreparedDispatch {
+    for (const g of grid) {
+      if (!(g >= 1 && g <= this.gpu.limits.maxComputeWorkgroupsPerDimension)) {
+        throw new Error(`${source.name}: grid ${grid.join("×")} is outside the device's limits`);
+      }
     }
-    const pipeline = this.#pipeline(launch);
-    const all = [...views];
-    if (source.params.length > 0) all.push(params!);
-    if (source.usesRun) all.push(run!);
-    const limit = this.gpu.limits.maxStorageBufferBindingSize;
-    for (const view of views) {
-      if (view.size > limit) {
+    const pipeline = this.#pipeline(source);
+    const limit = this.limits.bindingBytes;
+    for (const { size, buffer } of windows) {
+      if (size > limit) {
         throw new UserError(
-          `${view.buffer.label || source.name} needs a binding of ${mib(view.size)}, but ` +
+          `${buffer.label || source.name} needs a binding of ${mib(size)}, but ` +
             `${this.adapterName} allows ${mib(limit)}: choose a smaller preset or --vocab-size, ` +
             "or another adapter",
         );
       }
     }
+    const all = [...windows];
+    if (source.params.length > 0) all.push(params!);
+    if (source.usesRun) all.push(run);
     const bindGroup = this.gpu.createBindGroup({
       label: source.name,
       layout: pipeline.getBindGroupLayout(0),
       entries: all.map((view, binding) => ({ binding, resource: view })),
     });
-    return { name: source.name, pipeline, bindGroup, grid: launch.grid };
+    return { pipeline, bindGroup, grid };
   }
 
-  #pipeline({ source }: Launch): GPUComputePipeline {
+  #pipeline(source: KernelSource): GPUComputePipeline {
     const code = assemble(source);
     const cached = this.#pipelines.get(code);
     if (cached) return cached;
@@ -342,43 +398,52 @@ export class Device {
     return pipeline;
   }
 
-  /**
-   * Uploads the params of many launches into one uniform buffer.
-   *
-   * @returns one view per launch (undefined where a kernel has no params)
-   */
-  uploadParams(launches: Launch[]): (BufferView | undefined)[] {
+  /** A window per dispatch, undefined where a kernel has no params, all of one buffer, if any has. */
+  #uploadParams(
+    label: string,
+    dispatches: readonly Dispatch[],
+  ): { buffer?: GPUBuffer; views: (GpuView | undefined)[] } {
     const align = Math.max(256, this.gpu.limits.minUniformBufferOffsetAlignment);
-    const slots = launches.map((l) =>
-      l.params.length === 0 ? 0 : Math.ceil(l.params.length * 4 / align)
-    );
+    const slots = dispatches.map(({ params }) => Math.ceil(params.length * 4 / align));
     const total = slots.reduce((a, b) => a + b, 0);
-    if (total === 0) return launches.map(() => undefined);
+    if (total === 0) return { views: dispatches.map(() => undefined) };
     const host = new Uint32Array(total * align / 4);
-    const buffer = this.createUniform(host.byteLength, "params");
+    const buffer = this.#createUniform(host.byteLength, `${label} params`);
     let slot = 0;
-    const views = launches.map((launch, i) => {
-      if (launch.params.length !== launch.source.params.length) {
-        throw new Error(`${launch.source.name}: ${launch.params.length} params given`);
+    const views = dispatches.map(({ source, params }, i) => {
+      if (params.length !== source.params.length) {
+        throw new Error(`${source.name}: ${params.length} params given`);
       }
       if (slots[i] === 0) return undefined;
-      host.set(launch.params, slot * align / 4);
-      const words = launch.params.length + paddingWords(launch.params.length);
+      host.set(params, slot * align / 4);
+      const words = params.length + paddingWords(params.length);
       const view = { buffer, offset: slot * align, size: words * 4 };
       slot += slots[i];
       return view;
     });
     this.write(buffer, 0, host);
-    return views;
+    return { buffer, views };
   }
 
-  /** Records dispatches into one pass and submits it. */
-  submit(dispatches: PreparedDispatch[]): void {
+  /** Records dispatches into one pass and submits it; about a microsecond each. */
+  submit(list: GpuList, { from = 0, to, watch, slot = 0 }: Submission = {}): void {
     const encoder = this.gpu.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    record(pass, dispatches);
+    const pass = encoder.beginComputePass({
+      timestampWrites: (watch as GpuStopwatch | undefined)?.writesOf(slot),
+    });
+    let pipeline: GPUComputePipeline | undefined;
+    for (const d of list.dispatches.slice(from, to)) {
+      if (d.pipeline !== pipeline) pass.setPipeline(pipeline = d.pipeline);
+      pass.setBindGroup(0, d.bindGroup);
+      pass.dispatchWorkgroups(d.grid[0], d.grid[1], d.grid[2]);
+    }
     pass.end();
     this.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** A stopwatch of so many slots; undefined if the adapter has no timestamps. */
+  stopwatch(slots: number): GpuStopwatch | undefined {
+    return this.gpu.features.has("timestamp-query") ? new GpuStopwatch(this, slots) : undefined;
   }
 
   /** Waits until all submitted work is done, then {@link check}s. */
@@ -395,38 +460,16 @@ export class Device {
   }
 }
 
-/** Records dispatches into an open pass; about a microsecond each. */
-export function record(pass: GPUComputePassEncoder, dispatches: PreparedDispatch[]): void {
-  let pipeline: GPUComputePipeline | undefined;
-  for (const d of dispatches) {
-    if (d.pipeline !== pipeline) pass.setPipeline(pipeline = d.pipeline);
-    pass.setBindGroup(0, d.bindGroup);
-    pass.dispatchWorkgroups(d.grid[0], d.grid[1], d.grid[2]);
-  }
-}
-
-/** Size in bytes of the run block. */
-export const RUN_BYTES = RUN_WORDS * 4;
-
 /**
- * Opens the best adapter, or the software driver's, with all the limits it offers.
+ * Opens an adapter's device, with all the limits it offers.
  *
- * @throws {UserError} if there is no adapter
+ * @example
+ * ```ts ignore
+ * const adapter = await navigator.gpu.requestAdapter();
+ * const device = await openGpuDevice(adapter!);
+ * ```
  */
-export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  const gpu = options.gpu ?? navigator.gpu;
-  const adapter = await gpu?.requestAdapter({
-    powerPreference: "high-performance",
-    forceFallbackAdapter: options.software ?? false,
-  });
-  if (!adapter) {
-    const driver = options.software ? "Mesa's software driver" : "a Vulkan driver";
-    throw new UserError(
-      `no ${options.software ? "software" : "WebGPU"} adapter: install ${driver} ` +
-        "(on Debian: apt-get install libvulkan1 " +
-        "mesa-vulkan-drivers) or run `deno task setup`",
-    );
-  }
+export async function openGpuDevice(adapter: GPUAdapter): Promise<GpuDevice> {
   const requiredLimits: Record<string, number> = {};
   for (const name in adapter.limits) {
     const value = (adapter.limits as unknown as Record<string, unknown>)[name];
@@ -435,14 +478,35 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const requiredFeatures: GPUFeatureName[] = adapter.features.has("timestamp-query")
     ? ["timestamp-query"]
     : [];
-  // Some runtimes grant subgroups without listing them, so the only way to know is to ask.
-  const device = await adapter
-    .requestDevice({ requiredFeatures: [...requiredFeatures, "subgroups"], requiredLimits })
-    .catch(() => adapter.requestDevice({ requiredFeatures, requiredLimits }));
+  const device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
   const name = adapter.info.description || adapter.info.device || "unknown adapter";
-  const deviceClass = options.deviceClass ??
-    (adapter.info.isFallbackAdapter ? "software" : "gpu");
-  return new Device(device, name, deviceClass);
+  return new GpuDevice(device, name);
+}
+
+/** Names of drivers that compute on the processor. */
+const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software/i;
+
+/** True for an adapter that computes on the processor: a fallback, where there is no GPU. */
+export function isFallback({ isFallbackAdapter, description }: GPUAdapterInfo): boolean {
+  return isFallbackAdapter || SOFTWARE.test(description);
+}
+
+/**
+ * A buffer may not be bound for reading and for writing in one dispatch, even in windows that do not
+ * overlap: then all its bindings are declared writable.
+ */
+function withoutConflicts(source: KernelSource, windows: readonly GpuView[]): KernelSource {
+  const written = new Set(
+    windows.filter((_, i) => source.bindings[i].access === "read_write").map((v) => v.buffer),
+  );
+  if (!windows.some((v, i) => source.bindings[i].access === "read" && written.has(v.buffer))) {
+    return source;
+  }
+  const bindings = source.bindings.map((b, i) => ({
+    ...b,
+    access: written.has(windows[i].buffer) ? "read_write" as const : b.access,
+  }));
+  return { ...source, bindings };
 }
 
 function describe(error: GPUError): Error {

@@ -5,9 +5,6 @@
  * @module
  */
 
-import { topological } from "./grad.ts";
-import { RUN_SCALAR } from "./primitives/pointwise.ts";
-import { GATHER } from "./primitives/rows.ts";
 import {
   isSource,
   type Node,
@@ -16,7 +13,10 @@ import {
   sizeOf,
   storageOf,
   type Tensor,
-} from "./tensor.ts";
+  topological,
+} from "../graph/tensor.ts";
+import { RUN_SCALAR } from "../primitives/pointwise.ts";
+import { GATHER } from "../primitives/rows.ts";
 
 /** A unit of execution: its intermediate values live in registers. */
 export interface Step {

@@ -5,8 +5,59 @@
  * @module
  */
 
-import type { Binding, DeviceClass, Epilogue, Launch } from "../kernel.ts";
+import { asMatrix, type Node } from "../graph/tensor.ts";
+import type { Binding, Dispatch, Epilogue } from "./kernel.ts";
+import type { GpuLowering } from "./lower.ts";
 import { type RowFrame, rowFrame } from "./matrix.ts";
+
+/** Kernel of the primitive `layerNorm`. */
+export function lowerLayerNorm(node: Node<{ eps: number }>, to: GpuLowering): void {
+  const [x, gain, bias] = node.inputs, [y, mean, rstd] = node.outputs;
+  to.emit(layerNormForward({ ...asMatrix(x.shape), eps: node.attrs.eps }), {
+    x: to.at(x),
+    gain: to.at(gain),
+    bias: to.at(bias),
+    y: to.at(y),
+    mean: to.at(mean),
+    rstd: to.at(rstd),
+  });
+}
+
+/** Kernel of the primitive `layerNormGrad`. */
+export function lowerLayerNormGrad({ inputs: [g, x, gain, mean, rstd] }: Node, to: GpuLowering) {
+  const { epilogue, operands } = to.epilogue();
+  to.emit(layerNormBackward({ ...asMatrix(x.shape), epilogue }), {
+    g: to.at(g),
+    x: to.at(x),
+    gain: to.at(gain),
+    mean: to.at(mean),
+    rstd: to.at(rstd),
+    ...operands,
+  });
+}
+
+/** Kernel of the primitive `rmsNorm`. */
+export function lowerRmsNorm(node: Node<{ eps: number }>, to: GpuLowering): void {
+  const [x, gain] = node.inputs, [y, rstd] = node.outputs;
+  to.emit(rmsNormForward({ ...asMatrix(x.shape), eps: node.attrs.eps }), {
+    x: to.at(x),
+    gain: to.at(gain),
+    y: to.at(y),
+    rstd: to.at(rstd),
+  });
+}
+
+/** Kernel of the primitive `rmsNormGrad`. */
+export function lowerRmsNormGrad({ inputs: [g, x, gain, rstd] }: Node, to: GpuLowering): void {
+  const { epilogue, operands } = to.epilogue();
+  to.emit(rmsNormBackward({ ...asMatrix(x.shape), epilogue }), {
+    g: to.at(g),
+    x: to.at(x),
+    gain: to.at(gain),
+    rstd: to.at(rstd),
+    ...operands,
+  });
+}
 
 const read = (name: string, type: string): Binding => ({ name, type, access: "read" });
 const write = (name: string, type: string): Binding => ({ name, type, access: "read_write" });
@@ -26,7 +77,6 @@ function lanesOf(cols: number) {
 interface Rows {
   rows: number;
   cols: number;
-  deviceClass: DeviceClass;
 }
 
 /** How a kernel of rows differs from the others. */
@@ -39,10 +89,10 @@ interface RowKernel {
 }
 
 function rowLaunch(
-  { rows, cols, deviceClass }: Rows,
+  { rows, cols }: Rows,
   { name, bindings, body, epilogue }: RowKernel,
-): Launch {
-  const frame = rowFrame(deviceClass), lanes = lanesOf(cols);
+): Dispatch {
+  const frame = rowFrame(), lanes = lanesOf(cols);
   return {
     source: {
       name,
@@ -61,7 +111,7 @@ ${frame.head}
 }
 
 /** Binds x, gain, bias, y, mean, rstd. */
-export function layerNormForward({ eps, ...rows }: Rows & { eps: number }): Launch {
+function layerNormForward({ eps, ...rows }: Rows & { eps: number }): Dispatch {
   return rowLaunch(rows, {
     name: "layerNorm",
     bindings: (array) => [
@@ -95,7 +145,7 @@ export function layerNormForward({ eps, ...rows }: Rows & { eps: number }): Laun
 }
 
 /** Binds g, x, gain, mean, rstd, then the epilogue's; the epilogue consumes dx. */
-export function layerNormBackward({ epilogue, ...rows }: Rows & { epilogue: Epilogue }): Launch {
+function layerNormBackward({ epilogue, ...rows }: Rows & { epilogue: Epilogue }): Dispatch {
   return rowLaunch(rows, {
     name: "layerNormGrad",
     bindings: (array) => [
@@ -135,7 +185,7 @@ export function layerNormBackward({ epilogue, ...rows }: Rows & { epilogue: Epil
 }
 
 /** Without mean and bias. Binds x, gain, y, rstd. */
-export function rmsNormForward({ eps, ...rows }: Rows & { eps: number }): Launch {
+function rmsNormForward({ eps, ...rows }: Rows & { eps: number }): Dispatch {
   return rowLaunch(rows, {
     name: "rmsNorm",
     bindings: (array) => [
@@ -156,7 +206,7 @@ export function rmsNormForward({ eps, ...rows }: Rows & { eps: number }): Launch
 }
 
 /** Binds g, x, gain, rstd, then the epilogue's; the epilogue consumes dx. */
-export function rmsNormBackward({ epilogue, ...rows }: Rows & { epilogue: Epilogue }): Launch {
+function rmsNormBackward({ epilogue, ...rows }: Rows & { epilogue: Epilogue }): Dispatch {
   return rowLaunch(rows, {
     name: "rmsNormGrad",
     bindings: (array) => [

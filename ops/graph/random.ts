@@ -5,8 +5,8 @@
  * on the order of evaluation, so dropout masks can be recomputed in the backward pass, a resumed run
  * repeats an uninterrupted one, and sharding does not change a sequence's noise.
  *
- * The mixing function is the 32-bit "lowbias32"-style xor-multiply finaliser; {@link HASH_WGSL} is the
- * same function in WGSL.
+ * The mixing function is the 32-bit "lowbias32"-style xor-multiply finaliser; `mixed` of `expression.ts` is
+ * the same function for kernels.
  *
  * @module
  */
@@ -32,14 +32,6 @@ export function mix32(x: number): number {
   x = Math.imul(x ^ (x >>> 15), 0xd35a2d97) >>> 0;
   return (x ^ (x >>> 15)) >>> 0;
 }
-
-/** {@link mix32} in WGSL, for kernels that draw random numbers. */
-export const HASH_WGSL = `fn mix32(x0: u32) -> u32 {
-  var x = x0;
-  x = (x ^ (x >> 16u)) * 0x21f0aaadu;
-  x = (x ^ (x >> 15u)) * 0xd35a2d97u;
-  return x ^ (x >> 15u);
-}`;
 
 /**
  * Folds any number of integers into one 32-bit key, e.g. `key(seed, epoch, sequence)`.

@@ -4,22 +4,19 @@
  * @module
  */
 
-import type { BufferView, Device } from "./device.ts";
+import type { Readback } from "../program/device.ts";
+import type { GpuDevice, GpuView } from "./device.ts";
 
-/** One read at a time through one buffer of fixed size. */
-export class Readback {
-  readonly #device: Device;
+/** One read at a time through one buffer of fixed size. Made by `GpuDevice.createReadback`. */
+export class GpuReadback implements Readback {
+  readonly #device: GpuDevice;
   readonly #buffer: GPUBuffer;
   #isMapped = false;
 
-  /**
-   * Allocates the buffer.
-   *
-   * @param bytes that a read may have at most
-   */
-  constructor(device: Device, bytes: number, label: string) {
+  /** Takes a buffer that can be mapped, and owns it. */
+  constructor(device: GpuDevice, buffer: GPUBuffer) {
     this.#device = device;
-    this.#buffer = device.createReadback(bytes, label);
+    this.#buffer = buffer;
   }
 
   /** Bytes that a read may have at most. */
@@ -31,12 +28,8 @@ export class Readback {
    * Reads windows of buffers as they are after all work submitted so far. Some runtimes return from the
    * call only when the device is idle; work submitted directly afterwards keeps it busy while the
    * promise, which takes 10 ms or more, is awaited.
-   *
-   * @param views sizes and offsets are multiples of 4 bytes; all together at most {@link Readback.capacity}
-   * @returns the bytes, one window after the other; valid until the next read
-   * @throws {Error} that the GPU reported meanwhile
    */
-  read(views: readonly BufferView[]): Promise<ArrayBuffer> {
+  read(views: readonly GpuView[]): Promise<ArrayBuffer> {
     const size = views.reduce((sum, view) => sum + view.size, 0);
     if (size > this.capacity) {
       throw new RangeError(

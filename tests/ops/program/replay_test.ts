@@ -29,7 +29,7 @@ import {
   type Tensor,
   where,
 } from "../../ops/mod.ts";
-import { writesOf } from "../../ops/fuse.ts";
+import { writesOf } from "../../ops/program/fuse.ts";
 import { Readback } from "../../ops/readback.ts";
 import { metroObjective, type PreparedBatch } from "../../tasks/objective.ts";
 import { Trainer, wholeUpdate } from "../../tasks/trainer.ts";
