@@ -45,8 +45,7 @@ export async function openDevice(options: OpenOptions = {}): Promise<Device> {
   if (adapter === "software") return await openGpuDevice(await softwareAdapter(gpu));
   const found = await gpu?.requestAdapter({ powerPreference: "high-performance" });
   if (found && !isFallback(found.info)) return await openGpuDevice(found);
-  // until ops/cpu/ is merged
-  if (adapter === "auto") return await openGpuDevice(await softwareAdapter(gpu));
+  if (adapter === "auto") return await openCpuDevice({ threads });
   throw new UserError(
     "no GPU: WebGPU offers no adapter but software; install the vendor's Vulkan driver, or compute on the " +
       "CPU with --adapter cpu",

@@ -5,9 +5,11 @@
  * @module
  */
 
+import { asMatrix, type Node } from "../graph/tensor.ts";
 import type { Operand } from "../program/lowering.ts";
 import { type Code, type Func, i32, type Local, v } from "./assembler.ts";
 import { bitsOf, type CpuLaunch, type Kernel, pieceOf } from "./kernel.ts";
+import type { CpuLowering } from "./lower.ts";
 import { total } from "./math.ts";
 import type { Finish, Lanes } from "./pointwise.ts";
 import { eachColumn, read, summand, write } from "./rows.ts";
@@ -192,4 +194,29 @@ export function rmsNormGrad(
         v.mul(rstd, v.sub(scaled(bytes, lanes), v.mul(normal(bytes, lanes), average))),
     });
   }, { finish });
+}
+
+type Eps = { eps: number };
+const all = ({ inputs, outputs }: Node, to: CpuLowering): Operand[] =>
+  [...inputs, ...outputs].map((t) => to.at(t));
+const inputsOf = ({ inputs }: Node, to: CpuLowering): Operand[] => inputs.map((t) => to.at(t));
+
+/** Emits {@link LAYER_NORM}. */
+export function lowerLayerNorm(node: Node<Eps>, to: CpuLowering): void {
+  to.emit(layerNorm({ ...asMatrix(node.inputs[0].shape), ...node.attrs }, all(node, to)));
+}
+
+/** Emits {@link LAYER_NORM_GRAD}. */
+export function lowerLayerNormGrad(node: Node<null>, to: CpuLowering): void {
+  to.emit(layerNormGrad(asMatrix(node.inputs[1].shape), inputsOf(node, to), to.finish()));
+}
+
+/** Emits {@link RMS_NORM}. */
+export function lowerRmsNorm(node: Node<Eps>, to: CpuLowering): void {
+  to.emit(rmsNorm({ ...asMatrix(node.inputs[0].shape), ...node.attrs }, all(node, to)));
+}
+
+/** Emits {@link RMS_NORM_GRAD}. */
+export function lowerRmsNormGrad(node: Node<null>, to: CpuLowering): void {
+  to.emit(rmsNormGrad(asMatrix(node.inputs[1].shape), inputsOf(node, to), to.finish()));
 }

@@ -14,9 +14,12 @@
  * @module
  */
 
+import type { Node } from "../graph/tensor.ts";
+import { type MatmulOptions, matmulSizes } from "../primitives/matmul.ts";
 import type { Operand } from "../program/lowering.ts";
 import { type Code, type Func, i32, type Local, type Module, v } from "./assembler.ts";
 import type { CpuLaunch, Kernel } from "./kernel.ts";
+import type { CpuLowering } from "./lower.ts";
 import type { Finish } from "./pointwise.ts";
 
 /** A multiplication `C[z, m, n] = Σ_k opA[z, m, k] · opB[z, k, n]`; all sizes in elements. */
@@ -387,4 +390,11 @@ function emitMatmul(
       f.set(source, f.plus(source, strideC));
     });
   });
+}
+
+/** Emits {@link MATMUL}. */
+export function lowerMatmul(node: Node<MatmulOptions>, to: CpuLowering): void {
+  const [a, b] = node.inputs, { transA, transB } = node.attrs;
+  const spec = { ...matmulSizes(node), transA, transB };
+  to.emit(matmulLaunch(spec, to.at(a), to.at(b), to.finish()));
 }

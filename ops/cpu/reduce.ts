@@ -5,9 +5,12 @@
  * @module
  */
 
+import type { Node } from "../graph/tensor.ts";
+import type { Axis } from "../primitives/reduce.ts";
 import type { Operand } from "../program/lowering.ts";
 import { type Code, i32, type Local, v } from "./assembler.ts";
 import { type CpuLaunch, type Kernel, pieceOf } from "./kernel.ts";
+import type { CpuLowering } from "./lower.ts";
 import { total } from "./math.ts";
 import type { Finish, Group } from "./pointwise.ts";
 import { eachColumn, read, summand, write } from "./rows.ts";
@@ -224,4 +227,16 @@ export function sumAll(group: Group, finish: Finish, scratch: Scratch): CpuLaunc
     },
   };
   return [first, last];
+}
+
+/** Emits {@link SUM}. */
+export function lowerSum({ attrs: { over } }: Node<{ over: Axis }>, to: CpuLowering): void {
+  const { scratch } = to;
+  const finish = to.finish();
+  const launches = over === "all"
+    ? sumAll(to.prologue(false), finish, scratch)
+    : over === "rows"
+    ? sumRows(to.prologue(true), finish, scratch)
+    : [sumColumns(to.prologue(true), finish)];
+  for (const launch of launches) to.emit(launch);
 }

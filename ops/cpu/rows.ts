@@ -4,9 +4,11 @@
  * @module
  */
 
+import { asMatrix, type Node } from "../graph/tensor.ts";
 import type { Operand } from "../program/lowering.ts";
 import { type Code, type Func, i32, type Local, v } from "./assembler.ts";
 import { type CpuLaunch, pieceOf } from "./kernel.ts";
+import type { CpuLowering } from "./lower.ts";
 import type { Lanes } from "./pointwise.ts";
 
 /**
@@ -168,4 +170,25 @@ export function copyNumbers(from: Operand, to: Operand, count: number): CpuLaunc
       },
     },
   };
+}
+
+/** Emits {@link SCATTER_ADD}. */
+export function lowerScatterAddRows(node: Node<{ rows: number }>, to: CpuLowering): void {
+  const [g, ids, base] = node.inputs, [out] = node.outputs;
+  const { rows: count, cols } = asMatrix(g.shape);
+  const shared = base !== undefined && to.shares(out, base);
+  const operands = [to.at(g), to.at(ids), to.at(out)];
+  to.emit(scatterAddRows({
+    tableRows: node.attrs.rows,
+    count,
+    cols,
+    base: base === undefined ? "zero" : shared ? "in place" : "separate",
+  }, base && !shared ? [...operands, to.at(base)] : operands));
+}
+
+/** Emits {@link POSITION_IDS}. */
+export function lowerPositionIds(node: Node<{ pad: number }>, to: CpuLowering): void {
+  const [tokens] = node.inputs, [out] = node.outputs;
+  const [batch, length] = tokens.shape;
+  to.emit(positionIds({ batch, length, pad: node.attrs.pad }, [to.at(tokens), to.at(out)]));
 }

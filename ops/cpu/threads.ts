@@ -20,8 +20,6 @@ export const CONTROL = {
   asleep: 3,
   /** 1 if a command failed; the message stands in the text. */
   failed: 4,
-  /** 1 while the host waits. */
-  hostWaits: 5,
   /** First word of the threads: {@link THREAD_WORDS} each. */
   threads: 16,
 } as const;
@@ -32,6 +30,8 @@ export const THREAD_WORDS = 4;
 export const RING = 1024;
 /** Numbers of a command: its kind, then its arguments. */
 export const COMMAND_NUMBERS = 6;
+/** Bytes of the staging area: two halves, used in turn. */
+export const STAGING_BYTES = 8 << 20;
 /** Bytes for the message of a failure. */
 export const TEXT_BYTES = 1024;
 
@@ -45,8 +45,10 @@ export const COMMAND = {
   clear: 2,
   /** A new kernel: its number, address and length of the module. */
   load: 3,
+  /** Host data: place in the staging area, to, bytes. */
+  put: 4,
   /** Ends the threads. */
-  end: 4,
+  end: 5,
 } as const;
 
 /** What the threads of a device share. */
@@ -59,6 +61,8 @@ export interface SharedState {
   commands: Float64Array<ArrayBufferLike>;
   /** The message of a failure. */
   text: Uint8Array<ArrayBufferLike>;
+  /** Host data on its way into the memory. */
+  staging: Uint8Array<ArrayBufferLike>;
   /** Number of threads. */
   threads: number;
   /** Addresses have 64 bits. */
@@ -90,7 +94,7 @@ export function createExecutor(
   id: number,
   counts: readonly [number, number],
 ): Executor {
-  const { memory, control, commands, text, threads, wide, counters } = state;
+  const { memory, control, commands, text, staging, threads, wide, counters } = state;
   type Run = (args: number | bigint, counter: number | bigint, scratch: number | bigint) => void;
   const kernels: Run[] = [];
   let [launches, meetings] = counts;
@@ -163,10 +167,11 @@ export function createExecutor(
       try {
         if (kind === 0) runList(a, b, c, d);
         else if (kind === 3) load(a, b, c);
-        else if (id === 0 && kind < 3) {
+        else if (id === 0) {
           const bytes = new Uint8Array(memory.buffer);
           if (kind === 1) bytes.copyWithin(b, a, a + c);
-          else bytes.fill(0, a, a + b);
+          else if (kind === 2) bytes.fill(0, a, a + b);
+          else if (kind === 4) bytes.set(staging.subarray(a, a + c), b);
         }
       } catch (error) {
         fail(error);
@@ -224,12 +229,12 @@ export function worker(create: typeof createExecutor): void {
         continue;
       }
       const slot = (done >>> 0) % 1024;
-      const isEnd = state.commands[slot * 6] === 4;
+      const isEnd = state.commands[slot * 6] === 5;
       executor.execute(slot);
       done = (done + 1) | 0;
       if (id === 0) {
         Atomics.store(control, 1, done);
-        if (Atomics.load(control, 5) !== 0) Atomics.notify(control, 1);
+        Atomics.notify(control, 1);
       }
       if (isEnd) break;
     }
