@@ -115,7 +115,8 @@ function project(
   tile: Tile,
   finish: Finish,
 ): void {
-  const spec = { name: "logits", m: rows, n: tile.columns, k: width, transB: true };
+  const { threads } = to;
+  const spec = { name: "logits", m: rows, n: tile.columns, k: width, transB: true, threads };
   to.emit(matmulLaunch(spec, to.at(h), window(to, table, tile, width), finish));
 }
 
@@ -284,27 +285,28 @@ export function lowerCrossEntropyGrad(node: Node<CrossEntropyGradAttrs>, to: Cpu
   const { rows, vocab, width } = crossEntropySizes(node);
   const tiles = tilesOf(rows, vocab);
   const gradients = to.scratch(rows * tiles[0].stride * 4, "logit gradient tile");
+  const { threads } = to;
   for (const tile of tiles) {
+    const { columns, stride: lda } = tile;
     const finish = logitGradient(to, gradients, tile, { targets, lse, g, bias });
     project(to, { h, table, rows, width }, tile, finish);
     // dh += gradients · table
     to.emit(matmulLaunch(
-      { name: "logits dh", m: rows, n: width, k: tile.columns, lda: tile.stride },
+      { name: "logits dh", m: rows, n: width, k: columns, lda, threads },
       gradients,
       window(to, table, tile, width),
       accumulate(to.at(dh), width, tile.first > 0 ? to.at(dh) : undefined),
     ));
     // dTable = base + gradientsᵀ · h
     to.emit(matmulLaunch(
-      { name: "logits dE", m: tile.columns, n: width, k: rows, transA: true, lda: tile.stride },
+      { name: "logits dE", m: columns, n: width, k: rows, transA: true, lda, threads },
       gradients,
       to.at(h),
       accumulate(window(to, dTable, tile, width), width, base && window(to, base, tile, width)),
     ));
     if (dBias) {
       const [out] = biasOf(to, dBias, tile);
-      const { columns, stride } = tile;
-      to.emit(addPieces(gradients, rows, columns, stride, storeRows(out, columns, { key: "" })));
+      to.emit(addPieces(gradients, rows, columns, lda, storeRows(out, columns, { key: "" })));
     }
   }
 }

@@ -19,6 +19,7 @@ import {
   type Stopwatch,
   type Submission,
 } from "../program/device.ts";
+import type { Target } from "../program/lowering.ts";
 import { type MemoryKind, NARROW_PAGES, WIDE_PAGES } from "./assembler.ts";
 import { Heap } from "./heap.ts";
 import { assemble, type CpuLaunch, type KernelSource, SCRATCH_BYTES } from "./kernel.ts";
@@ -66,7 +67,7 @@ export class CpuDevice implements Device {
   /** What programs ask to know the device. */
   readonly kind = "cpu";
   /** How steps become kernels. */
-  readonly target = cpuTarget;
+  readonly target: Target;
   /** Threads that compute. */
   readonly threads: number;
   /** Bytes of buffers alive now. */
@@ -90,6 +91,7 @@ export class CpuDevice implements Device {
   constructor({ threads, wide = false, memoryBytes = Infinity }: CpuOptions) {
     const support = supportOf();
     this.threads = support.shared ? threads ?? support.cores : 1;
+    this.target = cpuTarget(this.threads);
     this.#kind = { shared: support.shared, fused: support.fused, wide };
     this.#most = Math.min(memoryBytes, (support.wide ? WIDE_PAGES : NARROW_PAGES) * PAGE - SLACK);
     // Counters and the threads' own memory come first.

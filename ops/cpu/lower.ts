@@ -11,6 +11,8 @@ import { type Finish, finishOf, Group, pointwiseLaunch } from "./pointwise.ts";
 
 /** Services to a kernel family that lowers an anchor. */
 export interface CpuLowering extends Pick<Lowering, "at" | "scratch" | "shares"> {
+  /** Threads that will share the work. */
+  readonly threads: number;
   /** Adds a launch. */
   emit(launch: CpuLaunch): void;
   /** For primitives with `hasEpilogue`: stores output 0, with all that was fused to it. */
@@ -20,10 +22,11 @@ export interface CpuLowering extends Pick<Lowering, "at" | "scratch" | "shares">
 }
 
 /** The services for one step. */
-export function cpuLowering(step: Step, to: Lowering): CpuLowering {
+export function cpuLowering(step: Step, to: Lowering, threads: number): CpuLowering {
   const { at, scratch, shares } = to;
   const { anchor, prologue, epilogue, result } = step;
   return {
+    threads,
     at,
     scratch,
     shares,

@@ -38,6 +38,8 @@ export interface MatmulSpec {
   transA?: boolean;
   /** B is stored `[n, k]` instead of `[k, n]`. */
   transB?: boolean;
+  /** Threads that share the work. */
+  threads: number;
   /** Distance between stored rows of A; contiguous if absent. */
   lda?: number;
 }
@@ -48,8 +50,8 @@ export const TILE_ROWS = 6;
 export const PANEL = 8;
 /** Steps of k for which operands are packed at a time. */
 export const SLICE = 256;
-/** Most numbers of C in a block, and of B in a packed slice: 48 and 128 KiB of the second-level cache. */
-const BLOCK_C = 12288, BLOCK_B = 32768;
+/** Most numbers of C in a block, and of B in a packed slice: 66 and 128 KiB of the second-level cache. */
+const BLOCK_C = 16896, BLOCK_B = 32768;
 /** Where a thread keeps its block of C, and packed slices of B and A. */
 const AT_B = 4 * BLOCK_C + 1024, AT_A = AT_B + 4 * BLOCK_B + 1024;
 
@@ -123,19 +125,26 @@ export function packRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
   const [b, stride, to, steps, panels] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-  const p = f.local("i32"), i = f.local("i32"), from = f.pointer();
-  const one = () => {
-    f.store(to, v.load(from));
-    f.store(to, v.load(from, 16), 16);
-    f.set(from, f.plus(from, stride));
-    f.increase(to, 32);
-  };
-  f.for(p, panels, 1, () => {
+  const i = f.local("i32"), from = f.pointer(), second = f.pointer();
+  const panelBytes = f.local("i32", i32.shl(steps, i32.const(5)));
+  // Two panels at a time: together their part of a row is a line of the cache.
+  const some = (number: 1 | 2) => {
     f.set(from, b);
+    f.set(second, f.plus(to, panelBytes));
     f.set(i, i32.const(0));
-    f.for(i, steps, 1, one);
-    f.increase(b, 32);
-  });
+    f.for(i, steps, 1, () => {
+      for (const at of [0, 16]) f.store(to, v.load(from, at), at);
+      if (number === 2) for (const at of [0, 16]) f.store(second, v.load(from, 32 + at), at);
+      f.set(from, f.plus(from, stride));
+      f.increase(to, 32);
+      if (number === 2) f.increase(second, 32);
+    });
+    if (number === 2) f.set(to, second);
+    f.increase(b, 32 * number);
+    f.increase(panels, -number);
+  };
+  f.while(i32.geU(panels, i32.const(2)), () => some(2));
+  f.if(panels, () => some(1));
   return f;
 }
 
@@ -189,24 +198,38 @@ export function packColumns(module: Module): Func {
 
 /**
  * Packs A, stored [k, m], into strips of 6 columns. Arguments: address of the first number, bytes from one
- * row to the next, address of the strips, steps of k, columns. Reads up to 5 numbers behind a row's end.
+ * row to the next, address of the strips, steps of k, columns. Reads up to 11 numbers behind a row's end.
  */
 export function packStrips(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
   const [a, stride, to, steps, columns] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-  const done = f.local("i32"), i = f.local("i32"), from = f.pointer();
-  f.for(done, columns, TILE_ROWS, () => {
+  const i = f.local("i32"), from = f.pointer(), second = f.pointer();
+  const stripBytes = f.local("i32", i32.mul(steps, i32.const(24)));
+  const some = (number: 1 | 2) => {
     f.set(from, a);
+    f.set(second, f.plus(to, stripBytes));
     f.set(i, i32.const(0));
     f.for(i, steps, 1, () => {
       f.store(to, v.load(from));
       f.storeHalf(to, v.loadZero2(from, 16), 16);
+      if (number === 2) {
+        f.store(second, v.load(from, 24));
+        f.storeHalf(second, v.loadZero2(from, 40), 16);
+      }
       f.set(from, f.plus(from, stride));
       f.increase(to, 24);
+      if (number === 2) f.increase(second, 24);
     });
-    f.increase(a, 24);
+    if (number === 2) f.set(to, second);
+    f.increase(a, 24 * number);
+  };
+  const left = f.local("i32", columns);
+  f.while(i32.gtU(left, i32.const(TILE_ROWS)), () => {
+    some(2);
+    f.set(left, i32.sub(left, i32.minU(left, i32.const(2 * TILE_ROWS))));
   });
+  f.if(left, () => some(1));
   return f;
 }
 
@@ -275,20 +298,20 @@ const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 const evenly = (n: number, most: number, multiple: number): number =>
   Math.min(roundUp(n, multiple), roundUp(Math.ceil(n / Math.ceil(n / most)), multiple));
 
-/** Multiplications of a block below which cutting it further does not pay, and blocks that fill any processor. */
-const LEAST_WORK = 300_000, ENOUGH_BLOCKS = 32;
+/** Multiplications of a block below which cutting it further does not pay, and blocks for each thread. */
+const LEAST_WORK = 300_000, BLOCKS_PER_THREAD = 4;
 
 /**
- * Blocks that keep their C and slices of B in the second-level cache and are as many as a processor has cores,
- * if each is still worth taking.
+ * Blocks that keep their C and slices of B in the second-level cache and are enough for all threads to have
+ * some, if each is still worth taking. How C is cut does not show in it.
  */
-export function blocksOf({ m, n, k, batch = 1, transA }: MatmulSpec): Blocks {
+export function blocksOf({ m, n, k, batch = 1, transA, threads }: MatmulSpec): Blocks {
   // Rows of A are used once for each block of columns; where they are packed, more columns are better.
-  let rows = evenly(m, transA ? 96 : 192, TILE_ROWS);
+  let rows = evenly(m, transA ? 132 : 192, TILE_ROWS);
   const most = Math.min(BLOCK_B / SLICE, Math.floor(BLOCK_C / rows / PANEL) * PANEL);
   let cols = evenly(n, Math.max(PANEL, most), PANEL);
   const count = () => Math.ceil(m / rows) * Math.ceil(n / cols) * batch;
-  while (count() < ENOUGH_BLOCKS && rows * cols * k > LEAST_WORK) {
+  while (count() < BLOCKS_PER_THREAD * threads && rows * cols * k > LEAST_WORK) {
     if (cols > 32 && (cols >= rows || rows <= 24)) cols = evenly(cols, Math.ceil(cols / 2), PANEL);
     else if (rows > 24) rows = evenly(rows, Math.ceil(rows / 2), TILE_ROWS);
     else break;
@@ -395,6 +418,6 @@ function emitMatmul(
 /** Emits {@link MATMUL}. */
 export function lowerMatmul(node: Node<MatmulOptions>, to: CpuLowering): void {
   const [a, b] = node.inputs, { transA, transB } = node.attrs;
-  const spec = { ...matmulSizes(node), transA, transB };
+  const spec = { ...matmulSizes(node), transA, transB, threads: to.threads };
   to.emit(matmulLaunch(spec, to.at(a), to.at(b), to.finish()));
 }

@@ -38,21 +38,23 @@ export const LOWERINGS: Record<string, (node: Node, to: CpuLowering) => void> = 
   crossEntropyGrad: lowerCrossEntropyGrad,
 };
 
-/** Steps as WebAssembly. */
-export const cpuTarget: Target = {
-  kind: "cpu",
-  lower(step, to) {
-    if (!step.anchor) return lowerPointwise(step, to);
-    LOWERINGS[step.anchor.primitive.name](step.anchor, cpuLowering(step, to));
-  },
-  copy(from, to, lowering) {
-    lowering.emit(copyNumbers(lowering.at(from), lowering.at(to), sizeOf(from.shape)));
-  },
-  privateBytes: (launches) => {
-    const { bytes } = layOutList(launches as readonly CpuLaunch[]);
-    return Math.ceil(bytes / HEAP_ALIGN) * HEAP_ALIGN;
-  },
-};
+/** Steps as WebAssembly, for so many threads. */
+export function cpuTarget(threads: number): Target {
+  return {
+    kind: "cpu",
+    lower(step, to) {
+      if (!step.anchor) return lowerPointwise(step, to);
+      LOWERINGS[step.anchor.primitive.name](step.anchor, cpuLowering(step, to, threads));
+    },
+    copy(from, to, lowering) {
+      lowering.emit(copyNumbers(lowering.at(from), lowering.at(to), sizeOf(from.shape)));
+    },
+    privateBytes: (launches) => {
+      const { bytes } = layOutList(launches as readonly CpuLaunch[]);
+      return Math.ceil(bytes / HEAP_ALIGN) * HEAP_ALIGN;
+    },
+  };
+}
 
 /** Where the parts of a prepared list lie: the run block first, then the table, then the arguments. */
 export function layOutList(launches: readonly (Launch & Pick<CpuLaunch, "params">)[]): {
