@@ -30,7 +30,6 @@ export interface RankShape {
  * Inputs of the program, all u32: `source` [rows, length]; `decoderTokens`, `targets`, `segments`,
  * `positions`, each [rows, choices]: {@link layOutChoices} fills them.
  *
- * @param place `state` for inputs that lie in memory of the caller's
  * @returns [rows, choices]; what stands at pads means nothing
  *
  * @example
@@ -48,10 +47,9 @@ export function choiceLosses(
   parameters: Parameters,
   config: ModelConfig,
   { rows, length, choices }: RankShape,
-  place: typeof input = input,
 ): Tensor {
-  const source = place("source", [rows, length], "u32");
-  const ofChoices = (name: string) => place(name, [rows, choices], "u32");
+  const source = input("source", [rows, length], "u32");
+  const ofChoices = (name: string) => input(name, [rows, choices], "u32");
   const memory = encode(parameters, config, source);
   const h = decode(parameters, config, ofChoices("decoderTokens"), {
     memory,

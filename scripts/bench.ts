@@ -56,7 +56,7 @@ await main(async () => {
   } else {
     await ensureAdapter();
     await Deno.permissions.revoke({ name: "run" });
-    const device = await openDevice({ deviceClass: flags.tiles });
+    const device = await openDevice();
     const job = benchJob(device, flags, Deno.systemMemoryInfo().available);
     const report = await bench({ ...job, onProgress: (what) => console.error(`... ${what}`) });
     await write(report);

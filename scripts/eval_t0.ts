@@ -133,7 +133,7 @@ await main(async () => {
   const ranks = placement.environment.length;
   let evaluation: Evaluation;
   if (ranks === 1) {
-    const device = await openDevice({ software: adapter === "software" });
+    const device = await openDevice({ adapter });
     const model = { ...await loadModel(device, run, options), name: chosen };
     console.error(`${chosen} on ${device.adapterName}`);
     evaluation = await evaluateModel({ ...job, model, interrupted, output });

@@ -42,11 +42,6 @@ const STEP = describe({
     default: 1e-3,
     help: "Largest error that passes, relative to the largest magnitude of each tensor.",
   },
-  tiles: {
-    type: "choice",
-    choices: ["software", "gpu"],
-    help: "Family of kernel tiles to check. Default: the one that suits the adapter.",
-  },
 });
 
 const step: Check = {
@@ -65,21 +60,21 @@ const step: Check = {
         "tolerance.",
       examples: [
         {
-          command: "deno task verify step golden/tiny_lm --tiles gpu",
-          does: "check the kernels for GPUs, whatever the adapter",
+          command: "deno task verify step golden/tiny_lm",
+          does: "check this machine's device",
         },
       ],
     }),
   async run(args) {
-    const { folders = [], tiles, tolerance } = { ...defaults(STEP), ...parseFlags(STEP, args) };
+    const { folders = [], tolerance } = { ...defaults(STEP), ...parseFlags(STEP, args) };
     if (folders.length === 0) throw new UserError("expected one or more folders, got none");
     const read: StepFolder[] = []; // All before the first is run: a mistake shows at once.
     for (const folder of folders) read.push(await readStepFolder(folder));
     await ensureAdapter();
     // Installing the driver was the only reason to start other programs.
     await Deno.permissions.revoke({ name: "run" });
-    const device = await openDevice({ deviceClass: tiles });
-    console.log(`On ${device.adapterName}, with ${device.deviceClass} tiles`);
+    const device = await openDevice();
+    console.log(`On ${device.adapterName}`);
     let ok = true;
     for (const folder of read) {
       const report = await verifyStep(device, folder, tolerance);

@@ -8,6 +8,7 @@
 import { join } from "node:path";
 import { preset, type PresetName, PRESETS, slotsPerSequence } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
+import { GpuDevice } from "../ops/gpu/device.ts";
 import type { Device } from "../ops/mod.ts";
 import { timeData, timeRendering } from "./bench/data.ts";
 import { cubeCases, layerCases } from "./bench/kernel_cases.ts";
@@ -39,11 +40,6 @@ export const BENCH_OPTIONS = describe({
   },
   repeat: { type: "integer", min: 1, max: 1000, help: "Measurements of each thing at most." },
   quick: { type: "boolean", default: false, help: "Fewer and smaller measurements, tiny only." },
-  tiles: {
-    type: "choice",
-    choices: ["software", "gpu"],
-    help: "Family of kernels to measure instead of the adapter's own.",
-  },
   parallel: {
     type: "boolean",
     default: false,
@@ -145,7 +141,7 @@ export interface BenchJob {
 
 /** Whether a device computes on the CPU. */
 export function isSoftware(device: Device): boolean {
-  return device.gpu.adapterInfo?.isFallbackAdapter ?? device.deviceClass === "software";
+  return device instanceof GpuDevice ? device.isFallback : device.kind === "cpu";
 }
 
 /**
@@ -222,10 +218,9 @@ export async function bench(job: BenchJob): Promise<BenchReport> {
     adapter: {
       name: device.adapterName,
       software: isSoftware(device),
-      tiles: device.deviceClass,
-      subgroupSize: device.subgroupSize,
+      kind: device.kind,
       timing: hasTimestamps(device) ? "timestamps" : "wall clock",
-      maxStorageBufferBindingSize: device.gpu.limits.maxStorageBufferBindingSize,
+      maxStorageBufferBindingSize: device.limits.bindingBytes,
     },
     cores: navigator.hardwareConcurrency,
     kernels: [],

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { isFallback } from "../ops/gpu/device.ts";
+
 /** Features that kernels can use. This Deno grants some without listing them: ask for each. */
 const COMPUTE_FEATURES: readonly GPUFeatureName[] = ["subgroups", "shader-f16", "timestamp-query"];
 
@@ -134,13 +136,13 @@ async function grants(adapter: GPUAdapter, feature: GPUFeatureName): Promise<boo
  *   cores: 2,
  *   memory: { total: 2 ** 34, available: 2 ** 33 },
  * });
- * assert.match(text, /Kernel tiles +software/);
+ * assert.match(text, /Computes on +the CPU/);
  * assert.match(text, /Largest preset +base \(token table 97\.5 MiB of 128 MiB\)/);
  * ```
  */
 export function diagnosis(findings: Findings): string {
   const { info, limits, features, cores, memory } = findings;
-  const software = isSoftware(findings);
+  const software = isFallback(info);
   const sections: [string, [string, string][]][] = [
     ["Adapter", [
       ["Name", info.description || "unnamed"],
@@ -163,7 +165,7 @@ export function diagnosis(findings: Findings): string {
       ["Memory", `${inBytes(memory.total)}, ${inBytes(memory.available)} available`],
     ]],
     ["What the toolkit will do", [
-      ["Kernel tiles", software ? "software (register tiles)" : "gpu (workgroup-memory tiles)"],
+      ["Computes on", software ? "the CPU" : "the GPU"],
       ["Largest preset", largestPreset(limits.maxStorageBufferBindingSize)],
     ]],
   ];
@@ -181,11 +183,6 @@ function isForKernels(feature: string): boolean {
 
 function listed(names: readonly string[]): string {
   return names.join(", ") || "none";
-}
-
-function isSoftware({ info }: Findings): boolean {
-  return info.isFallbackAdapter ||
-    /llvmpipe|lavapipe|swiftshader|basic render/i.test(info.description);
 }
 
 /** Nothing in WebGPU names the backend; it follows from the system and what was asked for. */
@@ -217,7 +214,7 @@ function warningsOf(findings: Findings): string[] {
       "this is the OpenGL fallback, slower and untested; set DENO_WEBGPU_BACKEND=vulkan",
     );
   }
-  if (isSoftware(findings)) {
+  if (isFallback(findings.info)) {
     warnings.push(
       "no GPU was found: fine for the tiny presets and for tests, too slow for the paper's sizes",
     );

@@ -189,7 +189,6 @@ export async function loadParameters(
       device.write(buffer, offset + 4 * first, part);
       waiting += part.byteLength;
       if (waiting < WAITING_BYTES) return;
-      device.submit([]);
       await device.finish();
       waiting = 0;
     }, { transposed });

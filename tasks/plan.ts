@@ -7,7 +7,7 @@
 
 import { UserError } from "../ops/graph/errors.ts";
 import type { PresetName } from "../models/mod.ts";
-import type { DeviceClass, KernelTarget } from "../ops/mod.ts";
+import { gpuTarget } from "../ops/mod.ts";
 import { mib } from "./bench/report.ts";
 import { describe, flagName, type Option } from "./options.ts";
 import { type MemoryPlan, planMemory } from "./plan/memory.ts";
@@ -38,8 +38,6 @@ export interface PlanSettings extends
   gpus: number;
   /** Memory of a device in GB, if what does not fit is to be refused. */
   memory?: number;
-  /** Family of kernels. */
-  tiles: DeviceClass;
   /** GB/s that each device can send to others; needed for more than one. */
   interconnect?: number;
   /** Microseconds for the first byte of a message. */
@@ -100,13 +98,6 @@ export const PLAN_OPTIONS = describe(
       above: 0,
       unit: "GB",
       help: "Memory of a device, 10^9 bytes: refuse what does not fit.",
-      group: DEVICES,
-    },
-    tiles: {
-      type: "choice",
-      choices: ["gpu", "software"] as const,
-      default: "gpu",
-      help: "Family of kernels: `software` is for drivers that compute on the CPU.",
       group: DEVICES,
     },
     interconnect: {
@@ -212,7 +203,7 @@ export interface Plan {
  */
 export async function planRun(settings: PlanSettings): Promise<Plan> {
   const { gpus: devices, interconnect, latency, hostLink, hostSums, readWait, overlap } = settings;
-  const { rate: told, tflops, bench, tiles, memory: room } = settings;
+  const { rate: told, tflops, bench, memory: room } = settings;
   if (devices > 1 && interconnect === undefined) {
     throw new UserError(
       "expected --interconnect: the GB/s that each GPU can send to others, such as 12.5 for 100 Gbit/s",
@@ -221,8 +212,7 @@ export async function planRun(settings: PlanSettings): Promise<Plan> {
   const config = resolvePretrain(givenRun(settings), []);
   const rate = await rateOf(config, { rate: told, tflops, bench });
   const work = workOf(config, devices);
-  const target: KernelTarget = { deviceClass: tiles, subgroupSize: tiles === "gpu" ? 32 : 8 };
-  const memory = planMemory(config, devices, target);
+  const memory = planMemory(config, devices, gpuTarget);
   const time = planTime(work, rate.tokensPerSecond, memory, devices, {
     interconnect: (interconnect ?? Infinity) * 1e9,
     latency: latency * 1e-6,
@@ -233,7 +223,7 @@ export async function planRun(settings: PlanSettings): Promise<Plan> {
   });
   const reasons = [
     ...tooLarge(memory),
-    ...(room === undefined ? [] : tooMuch(config, devices, target, memory, room * 1e9)),
+    ...(room === undefined ? [] : tooMuch(config, devices, memory, room * 1e9)),
   ];
   return { config, devices, work, rate, memory, time, reasons };
 }
@@ -272,7 +262,6 @@ function tooLarge({ largestBinding, largestBuffer }: MemoryPlan): string[] {
 function tooMuch(
   config: PretrainConfig,
   devices: number,
-  target: KernelTarget,
   { bytes }: MemoryPlan,
   room: number,
 ): string[] {
@@ -283,7 +272,7 @@ function tooMuch(
     micro >= config.sequenceLength;
     micro = halved(micro)
   ) {
-    const smaller = planMemory({ ...config, microBatch: micro }, devices, target);
+    const smaller = planMemory({ ...config, microBatch: micro }, devices, gpuTarget);
     if (smaller.bytes <= room) {
       const flag = `--${flagName("microBatch")} ${micro}`;
       return [`${refusal}${flag} would need ${gigabytes(smaller.bytes)}`];

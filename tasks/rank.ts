@@ -20,9 +20,17 @@ import {
   type RankShape,
   specialIds,
 } from "../models/mod.ts";
-import { type BufferView, record } from "../ops/device.ts";
 import { UserError } from "../ops/graph/errors.ts";
-import { compile, type Device, type Program, state, StateMemory, Workspace } from "../ops/mod.ts";
+import {
+  compile,
+  type Device,
+  type DeviceBuffer,
+  type Program,
+  type Readback,
+  type RunOptions,
+  type Stopwatch,
+  Workspace,
+} from "../ops/mod.ts";
 import type { LoadedModel } from "./model.ts";
 import { alone, type Communicator, fromFirst } from "./parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "./prompt_ids.ts";
@@ -37,7 +45,7 @@ export interface RankRequest {
 
 /** How a {@link Ranker} makes batches. */
 export interface RankerOptions {
-  /** Tokens of a batch, prompts and choices, padding counted. By device class if absent. */
+  /** Tokens of a batch, prompts and choices, padding counted. By kind of device if absent. */
   batchTokens?: number;
   /** Prompts of a batch; by {@link RankerOptions.batchTokens} if absent. */
   batchSize?: number;
@@ -60,10 +68,10 @@ export interface RankerStatistics {
 }
 
 /** Tokens of a batch that keep a device busy. */
-const BATCH_TOKENS = { software: 2048, gpu: 32_768 };
+const BATCH_TOKENS = { cpu: 2048, gpu: 32_768 };
 /** Losses that are collected on the device before they are read. */
 const COLLECTED = 1 << 20;
-/** Batches that are timed before the times are read: a query set holds 4,096. */
+/** Batches that are timed before the times are read. */
 const TIMED = 2048;
 /** Batches from one wait for the device to the next; at most twice as many are under way. */
 const IN_FLIGHT = 32;
@@ -83,12 +91,6 @@ export interface RankBatch {
   shape: RankShape;
   /** Places of its requests; unused rows follow. */
   requests: number[];
-}
-
-/** A shape's program, with the memory of its inputs and losses. */
-interface ShapeProgram {
-  program: Program;
-  memory: StateMemory;
 }
 
 /** Batches whose results are read together. */
@@ -112,7 +114,7 @@ export class Ranker {
   readonly #weights: number;
   readonly #workspace: Workspace;
   /** In the order of their last use. */
-  readonly #programs = new Map<string, ShapeProgram>();
+  readonly #programs = new Map<string, Program>();
   /**
    * Names of the shapes that count as compiled when batches are planned, in the order of their last use: of
    * all ranks' batches, so that the ranks make the same plan.
@@ -227,7 +229,7 @@ export class Ranker {
   async #plan(requests: readonly RankRequest[]): Promise<RankBatch[]> {
     const { device, maxSource } = this.#model, { batchSize } = this.#options;
     const { rank, size } = this.#group;
-    const { batchTokens = BATCH_TOKENS[device.deviceClass] } = this.#options;
+    const { batchTokens = BATCH_TOKENS[device.kind] } = this.#options;
     this.#batchTokens ??= await fromFirst(
       this.#group,
       "planning",
@@ -260,25 +262,15 @@ export class Ranker {
     }
   }
 
-  /**
-   * Runs a batch and collects its results in one submission: a driver that computes on the CPU holds a
-   * submission up until the one before is done, so that this thread is one batch ahead and no more.
-   */
+  /** Submits a batch and the collection of its results. */
   #run({ shape }: RankBatch, members: readonly RankRequest[], results: Results, i: number): void {
     const begun = performance.now();
-    const { device, config, start } = this.#model;
-    const { program, memory } = this.#program(shape);
+    const { config, start } = this.#model;
+    const program = this.#program(shape);
     const inputs = layOutChoices(members, shape, start, specialIds(config).pad);
-    device.check();
-    for (const [name, values] of Object.entries(inputs)) memory.write(name, values);
-    const encoder = device.gpu.createCommandEncoder();
-    const pass = encoder.beginComputePass({ timestampWrites: results.timestamps(i) });
-    record(pass, [...program.dispatches]);
-    pass.end();
-    results.collect(encoder, i, memory.view("losses"));
-    const commands = encoder.finish();
     this.#hostMilliseconds += performance.now() - begun;
-    device.gpu.queue.submit([commands]);
+    program.run({ inputs, ...results.timing(i) });
+    results.collect(program, i);
     for (const request of members) this.#tokens += request.source.length + lengthOf(request);
     this.#paddedTokens += shape.rows * (shape.length + shape.choices);
   }
@@ -311,116 +303,76 @@ export class Ranker {
 
   /** Frees the programs; the model stays. */
   destroy(): void {
-    for (const { program, memory } of this.#programs.values()) {
-      program.destroy();
-      memory.destroy();
-    }
+    for (const program of this.#programs.values()) program.destroy();
     this.#workspace.destroy();
   }
 
-  #program(shape: RankShape): ShapeProgram {
+  #program(shape: RankShape): Program {
     const id = idOf(shape);
     const kept = this.#programs.get(id);
     this.#programs.delete(id);
     const found = kept ?? this.#compile(id, shape);
     this.#programs.set(id, found);
     if (this.#programs.size > KEPT) {
-      const [oldest, { program, memory }] = this.#programs.entries().next().value!;
+      const [oldest, program] = this.#programs.entries().next().value!;
       program.destroy();
-      memory.destroy();
       this.#programs.delete(oldest);
     }
     return found;
   }
 
-  #compile(id: string, shape: RankShape): ShapeProgram {
+  #compile(id: string, shape: RankShape): Program {
     const { config, parameters, device } = this.#model;
-    const tensors: [string, readonly number[]][] = [];
-    // States rather than inputs: then a run need not be `Program.run`, which submits at once.
-    const place: typeof state = (name, shape, dtype) => {
-      tensors.push([name, shape]);
-      return state(name, shape, dtype);
-    };
-    const losses = choiceLosses(declareParameters(config, ["main"]), config, shape, place);
-    const update = [place("losses", losses.shape), losses] as const;
-    const memory = new StateMemory(device, tensors, id);
-    const program = compile(device, { name: id, updates: [update] }, {
-      state: (name) => (memory.has(name) ? memory : parameters).view(name),
+    const losses = choiceLosses(declareParameters(config, ["main"]), config, shape);
+    this.#compiled++;
+    return compile(device, { name: id, outputs: { losses } }, {
+      state: (name) => parameters.view(name),
       workspace: this.#workspace,
     });
-    this.#compiled++;
-    return { program, memory };
   }
 }
 
-// Usages of buffers, as the WebGPU standard numbers them.
-const MAP_READ = 0x1, COPY_SRC = 0x4, COPY_DST = 0x8, QUERY_RESOLVE = 0x200;
-
-/**
- * Collects what the batches of a section yield, losses and times. It is read where it lies: a read by
- * `Device.read` is another submission, for which a driver that computes on the CPU would hold this thread
- * up, with nothing for the device to do next.
- */
+/** Collects what the batches of a section yield, losses and times, to be read at once. */
 class Results {
   readonly #device: Device;
   readonly #slots: readonly number[];
-  /** First the times, two 64-bit numbers per batch, then the losses. */
-  readonly #buffer: GPUBuffer;
-  readonly #timesBytes: number;
-  readonly #clock?: { queries: GPUQuerySet; times: GPUBuffer };
+  readonly #losses: DeviceBuffer;
+  readonly #readback: Readback;
+  readonly #watch?: Stopwatch;
 
   constructor(device: Device, { slots }: Section) {
-    const count = slots.length - 1, { gpu } = device;
+    const bytes = 4 * slots.at(-1)!;
     this.#device = device;
     this.#slots = slots;
-    this.#timesBytes = 16 * count;
-    const size = this.#timesBytes + 4 * slots[count];
-    this.#buffer = gpu.createBuffer({ size, usage: MAP_READ | COPY_DST, label: "rank results" });
-    if (!gpu.features.has("timestamp-query")) return;
-    this.#clock = {
-      queries: gpu.createQuerySet({ type: "timestamp", count: 2 * count }),
-      times: gpu.createBuffer({ size: this.#timesBytes, usage: QUERY_RESOLVE | COPY_SRC }),
-    };
+    this.#losses = device.createBuffer(bytes, "losses");
+    this.#readback = device.createReadback(bytes, "rank results");
+    this.#watch = device.stopwatch(slots.length - 1);
   }
 
-  /** Has the device note when it begins and ends batch `i`, if it has a clock. */
-  timestamps(i: number): GPUComputePassTimestampWrites | undefined {
-    return this.#clock && {
-      querySet: this.#clock.queries,
-      beginningOfPassWriteIndex: 2 * i,
-      endOfPassWriteIndex: 2 * i + 1,
-    };
+  /** Has the device time batch `i`, if it has a clock. */
+  timing(slot: number): Pick<RunOptions, "watch" | "slot"> {
+    return { watch: this.#watch, slot };
   }
 
-  /** Records the copy of batch `i`'s losses; with those of the last one, of all times. */
-  collect(encoder: GPUCommandEncoder, i: number, { buffer, offset }: BufferView): void {
-    const slots = this.#slots;
-    const at = this.#timesBytes + 4 * slots[i], bytes = 4 * (slots[i + 1] - slots[i]);
-    encoder.copyBufferToBuffer(buffer, offset, this.#buffer, at, bytes);
-    if (!this.#clock || i + 2 < slots.length) return;
-    const { queries, times } = this.#clock;
-    encoder.resolveQuerySet(queries, 0, queries.count, times, 0);
-    encoder.copyBufferToBuffer(times, 0, this.#buffer, 0, this.#timesBytes);
+  /** Keeps batch `i`'s losses. */
+  collect(program: Program, i: number): void {
+    program.copy("losses", this.#losses, 4 * this.#slots[i]);
   }
 
   /** The losses of each batch, and the time that all of them took; NaN if the device has no clock. */
   async read(): Promise<{ losses: Float32Array[]; milliseconds: number }> {
-    const slots = this.#slots, count = slots.length - 1;
-    await this.#buffer.mapAsync(MAP_READ);
-    this.#device.check();
-    const bytes = this.#buffer.getMappedRange().slice(0);
-    const all = new Float32Array(bytes, this.#timesBytes);
-    const times = new BigUint64Array(bytes, 0, 2 * count);
-    let milliseconds = this.#clock ? 0 : NaN;
-    for (let i = 0; i < count; i++) milliseconds += Number(times[2 * i + 1] - times[2 * i]) / 1e6;
-    const losses = slots.slice(1).map((end, i) => all.subarray(slots[i], end));
-    return { losses, milliseconds };
+    const slots = this.#slots;
+    const all = { buffer: this.#losses, offset: 0, size: 4 * slots.at(-1)! };
+    const [bytes, times] = await Promise.all([this.#readback.read([all]), this.#watch?.read()]);
+    const values = new Float32Array(bytes.slice(0));
+    const losses = slots.slice(1).map((end, i) => values.subarray(slots[i], end));
+    return { losses, milliseconds: times?.reduce((a, b) => a + b, 0) ?? NaN };
   }
 
   destroy(): void {
-    this.#buffer.destroy();
-    this.#clock?.queries.destroy();
-    this.#clock?.times.destroy();
+    this.#device.destroyBuffer(this.#losses);
+    this.#readback.destroy();
+    this.#watch?.destroy();
   }
 }
 

@@ -56,14 +56,14 @@ export const LARGEST_NORM = 1e37;
  * ```ts
  * import { microSpec } from "./training_programs.ts";
  * import { preset } from "../models/mod.ts";
- * import { estimateProgram } from "../ops/mod.ts";
+ * import { estimateProgram, gpuTarget } from "../ops/mod.ts";
  * import { metroObjective } from "./objective.ts";
  * import assert from "node:assert/strict";
  *
  * const { model, objective: config } = preset("tiny");
  * const objective = metroObjective(model, config, 1);
  * const spec = microSpec(model, objective, { rows: 2, length: 64 }, true);
- * const { largest } = estimateProgram(spec, { deviceClass: "gpu", subgroupSize: 32 });
+ * const { largest } = estimateProgram(spec, gpuTarget);
  * assert.equal(largest.bytes, 1026 * 128 * 4); // a table of positions
  * ```
  */

@@ -26,7 +26,14 @@
 import { metroLogits } from "../models/metro.ts";
 import { metroInputs, type MetroValues, SPECIAL } from "../models/mod.ts";
 import { declareParameters } from "../models/parameters.ts";
-import { compile, type Device, sizeOf, type StateMemory, Workspace } from "../ops/mod.ts";
+import {
+  compile,
+  type Device,
+  type DeviceBuffer,
+  sizeOf,
+  type StateMemory,
+  Workspace,
+} from "../ops/mod.ts";
 import { metroObjective } from "./objective.ts";
 import { GOLDEN_COUNTS, type GoldenUpdate, type StepFolder } from "./step_folder.ts";
 import { Trainer, wholeUpdate } from "./trainer.ts";
@@ -396,7 +403,7 @@ function roundingEffect(
 
 /** All tensors of a memory, read slab by slab, since every read waits for the device. */
 async function readAll(device: Device, memory: StateMemory): Promise<Map<string, Float32Array>> {
-  const slabs = new Map<GPUBuffer, ArrayBuffer>();
+  const slabs = new Map<DeviceBuffer, ArrayBuffer>();
   for (const buffer of memory.buffers) slabs.set(buffer, await device.read(buffer, 0, buffer.size));
   return new Map(memory.names.map((name) => {
     const { buffer, offset } = memory.view(name);

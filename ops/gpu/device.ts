@@ -130,6 +130,11 @@ export class GpuDevice implements Device {
     return this.gpu.adapterInfo;
   }
 
+  /** Whether the adapter computes on the processor. */
+  get isFallback(): boolean {
+    return isFallback(this.gpu.adapterInfo);
+  }
+
   /**
    * Throws the first error that the GPU reported since the device was opened, if any.
    *
@@ -448,6 +453,9 @@ export class GpuDevice implements Device {
 
   /** Waits until all submitted work is done, then {@link check}s. */
   async finish(): Promise<void> {
+    // Writes that no submission follows are part of it.
+    this.gpu.queue.submit([]);
+    this.#unsubmitted = 0;
     await this.gpu.queue.onSubmittedWorkDone();
     this.check();
   }
@@ -484,10 +492,12 @@ export async function openGpuDevice(adapter: GPUAdapter): Promise<GpuDevice> {
 }
 
 /** Names of drivers that compute on the processor. */
-const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software/i;
+const SOFTWARE = /llvmpipe|lavapipe|swiftshader|basic render|software/i;
 
 /** True for an adapter that computes on the processor: a fallback, where there is no GPU. */
-export function isFallback({ isFallbackAdapter, description }: GPUAdapterInfo): boolean {
+export function isFallback(
+  { isFallbackAdapter, description }: Pick<GPUAdapterInfo, "isFallbackAdapter" | "description">,
+): boolean {
   return isFallbackAdapter || SOFTWARE.test(description);
 }
 

@@ -119,6 +119,12 @@ export interface Device {
   check(): void;
 
   /**
+   * Why something failed: what the device reported, if anything, else the error itself. That a device is
+   * lost can become known a little after calls begin to fail.
+   */
+  reason(error: unknown): Promise<unknown>;
+
+  /**
    * Creates a buffer of zeros.
    *
    * @param bytes size; rounded up to a multiple of 16

@@ -8,6 +8,7 @@ import { UserError } from "../../ops/graph/errors.ts";
 import {
   compile,
   type Device,
+  type DeviceBuffer,
   input,
   type Program,
   Random,
@@ -121,7 +122,7 @@ export async function timeKernel(
       family,
       of,
       shape,
-      dispatches: program.dispatches.length - first,
+      dispatches: program.kernels.length - first,
       milliseconds,
       ...(flops && { gflops: flops / milliseconds.min / 1e6, ofMatmul: median(shares) }),
       ...(bytes && { gbps: bytes / milliseconds.min / 1e6 }),
@@ -143,7 +144,7 @@ function tooLarge(device: Device, kernel: KernelCase, memory: number): string | 
     ids: (name, shape) => (count(shape), input(name, shape, "u32")),
   });
   for (const output of Object.values(outputs)) count(output.shape);
-  const largest = Math.max(...sizes), limit = device.gpu.limits.maxStorageBufferBindingSize;
+  const largest = Math.max(...sizes), limit = device.limits.bindingBytes;
   if (largest > limit) {
     return `it needs a binding of ${mib(largest)}, the device allows ${mib(limit)}`;
   }
@@ -185,9 +186,9 @@ async function prepare(device: Device, kernel: KernelCase): Promise<Prepared> {
       const alone = compile(device, { name: "forward", outputs: forward }, at);
       programs.push(alone);
       // One more: the kernel that multiplies the loss's gradient with the weights of the sum.
-      first = alone.dispatches.length + 1;
+      first = alone.kernels.length + 1;
     }
-    await warmUp(device, [program]);
+    await warmUp(device, program);
     return { program, first, inputs, destroy };
   } catch (error) {
     destroy();
@@ -199,14 +200,12 @@ async function prepare(device: Device, kernel: KernelCase): Promise<Prepared> {
 const NOISE = 1 << 16;
 let noise: Float32Array | undefined;
 
-function fill(device: Device, buffer: GPUBuffer): void {
+function fill(device: Device, buffer: DeviceBuffer): void {
   if (!noise) {
     const random = new Random(1);
     noise = Float32Array.from({ length: NOISE }, () => random.uniform() - 0.5);
   }
   for (let at = 0; at < buffer.size; at += NOISE * 4) {
     device.write(buffer, at, noise.subarray(0, Math.min(NOISE, (buffer.size - at) / 4)));
-    // Lets the driver free its copies.
-    if (at % (NOISE * 256) === 0) device.gpu.queue.submit([]);
   }
 }

@@ -54,7 +54,7 @@ export function doesNotFit(
   needed: number,
   memory: number,
 ): string | undefined {
-  const limit = device.gpu.limits.maxStorageBufferBindingSize;
+  const limit = device.limits.bindingBytes;
   const largest = Math.max(...[...shapes.values()].map((shape) => 4 * sizeOf(shape)));
   if (largest > limit) {
     return `a parameter of ${mib(largest)} exceeds the device's binding size of ${mib(limit)}`;

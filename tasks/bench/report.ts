@@ -132,10 +132,8 @@ export interface BenchReport {
     name: string;
     /** Whether it computes on the CPU. */
     software: boolean;
-    /** Family of tile shapes. */
-    tiles: string;
-    /** Lanes of a subgroup; 0 if they are not of one fixed size. */
-    subgroupSize: number;
+    /** What kernels are written in: WGSL for a `gpu`, WebAssembly for a `cpu`. */
+    kind: "gpu" | "cpu";
     /** How kernels are timed. */
     timing: "timestamps" | "wall clock";
     /** Largest binding in bytes, which decides what fits. */
@@ -176,8 +174,7 @@ export interface BenchReport {
  *   adapter: {
  *     name: "llvmpipe",
  *     software: true,
- *     tiles: "software",
- *     subgroupSize: 8,
+ *     kind: "gpu",
  *     timing: "timestamps",
  *     maxStorageBufferBindingSize: 2 ** 27,
  *   },
@@ -209,10 +206,9 @@ export function tables(report: BenchReport): string {
 }
 
 function headline({ date, deno, adapter, cores, yardstick, seconds }: BenchReport): string {
-  const { name, tiles, subgroupSize, timing } = adapter;
-  const lanes = subgroupSize > 0 ? `subgroups of ${subgroupSize}` : "no fixed subgroup size";
+  const { name, timing } = adapter;
   const lines = [
-    `${name}, ${tiles} tiles, ${lanes}, timed by ${timing}`,
+    `${name}, timed by ${timing}`,
     `Deno ${deno}, ${cores} cores, ${date.slice(0, 10)}, ${seconds.toFixed(0)} s`,
   ];
   if (yardstick) {
@@ -249,7 +245,7 @@ function updateTable(u: UpdateResult): string {
     ["tokens per second", figure(u.tokensPerSecond)],
     ["model GFLOP/s", `${figure(u.gflops)}, ${percent(u.ofMatmul)} of matmul`],
     ["device memory", `${mib(u.deviceBytes)}, of it ${mib(u.workspaceBytes)} intermediate values`],
-    ["dispatches", `${u.dispatches}, ${figure(u.encodeMicroseconds)} µs of JavaScript each`],
+    ["dispatches", `${u.dispatches}, ${figure(u.encodeMicroseconds)} µs to submit each`],
     ["compiling", `${figure(u.compileMilliseconds / 1000)} s`],
     ["made by updates", `${u.buffersCreated} buffers, ${u.pipelinesCreated} pipelines`],
   ];

@@ -1,6 +1,6 @@
 /**
- * How long device work takes: by timestamps where the device has them, else by the wall clock over many
- * dispatches in one submission.
+ * How long device work takes: by the device's clock where it has one, else by the wall clock over many
+ * submissions.
  *
  * @module
  */
@@ -8,13 +8,13 @@
 import type { Device, Program, RunOptions } from "../../ops/mod.ts";
 import type { Times } from "./report.ts";
 
-/** Work to be timed: the dispatches of a program from `first` on. */
+/** Work to be timed: the launches of a program from `first` on. */
 export interface Work {
   /** The program. */
   program: Program;
   /** What it is run with. */
   options: RunOptions;
-  /** First dispatch that counts; 0 if absent. */
+  /** First launch that counts; 0 if absent. */
   first?: number;
 }
 
@@ -26,17 +26,14 @@ const MOST_AHEAD = 50;
 
 /** Whether the device can time its own kernels. */
 export function hasTimestamps(device: Device): boolean {
-  return device.gpu.features.has("timestamp-query");
+  const watch = device.stopwatch(1);
+  watch?.destroy();
+  return watch !== undefined;
 }
 
-/** Compiles what a driver compiles at the first dispatch: each pipeline runs once, on one workgroup. */
-export async function warmUp(device: Device, programs: readonly Program[]): Promise<void> {
-  const seen = new Set<GPUComputePipeline>();
-  for (const dispatch of programs.flatMap(({ dispatches }) => dispatches)) {
-    if (seen.has(dispatch.pipeline)) continue;
-    seen.add(dispatch.pipeline);
-    device.submit([{ ...dispatch, grid: [1, 1, 1] }]);
-  }
+/** Compiles what a driver compiles at the first launch, by running a program once on what is there. */
+export async function warmUp(device: Device, program: Program): Promise<void> {
+  device.submit(program.list);
   await device.finish();
 }
 
@@ -61,11 +58,9 @@ export async function timeOnce(device: Device, work: Work, expected?: number): P
 async function wallTime(device: Device, { program, options, first = 0 }: Work): Promise<number> {
   program.run(options);
   await device.finish();
-  const dispatches = program.dispatches.slice(first);
   for (let count = 1;; count *= 4) {
-    const all = Array.from({ length: count }, () => dispatches).flat();
     const start = performance.now();
-    device.submit(all);
+    for (let i = 0; i < count; i++) device.submit(program.list, { from: first });
     await device.finish();
     const elapsed = performance.now() - start;
     if (elapsed >= LONG_ENOUGH || count >= 4096) return elapsed / count;

@@ -13,7 +13,6 @@ import {
   type PresetName,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { record } from "../../ops/device.ts";
 import { type Device, type Program, Random } from "../../ops/mod.ts";
 import type { MicroBatch } from "../batches.ts";
 import {
@@ -174,8 +173,8 @@ async function timeTrainer(
   const { name, objective, parameters, shape, tokens, flops } = subject;
   const compiling = performance.now();
   const program = trainer.program(shape, true);
-  await warmUp(device, [program]);
-  const compileMilliseconds = performance.now() - compiling;
+  await warmUp(device, program);
+  const compileAndRun = performance.now() - compiling;
   trainer.initialize(noiseOf(trainer.shapes));
   const batch = subject.batch();
   let update = 0;
@@ -191,7 +190,7 @@ async function timeTrainer(
   // Compiles the optimizer's kernels.
   await trainer.update(wholeUpdate([]), { update: 0, learningRate: 0 });
   await device.finish();
-  const made = { buffers: device.buffersCreated, pipelines: device.pipelineCount };
+  const made = { buffers: device.buffersCreated, pipelines: device.kernelCount };
   const expected = flops / (await yardstick.rate()) / 1e6;
   const first = expected < 1000 ? await updates(1) : Infinity;
   const count = first === Infinity ? 1 : Math.max(1, Math.ceil(LONG_ENOUGH / first));
@@ -217,11 +216,11 @@ async function timeTrainer(
     ofMatmul: median(shares),
     deviceBytes: device.allocatedBytes - before,
     workspaceBytes: program.workspaceBytes,
-    dispatches: program.dispatches.length,
-    encodeMicroseconds: encodeTime(device, program),
-    compileMilliseconds,
+    dispatches: program.kernels.length,
+    encodeMicroseconds: await submitTime(device, program),
+    compileMilliseconds: Math.max(0, compileAndRun - milliseconds.min),
     buffersCreated,
-    pipelinesCreated: device.pipelineCount - made.pipelines,
+    pipelinesCreated: device.kernelCount - made.pipelines,
     ...(end.updates > start.updates && {
       growth: {
         updates: end.updates - start.updates,
@@ -317,21 +316,18 @@ function randomBlocks(model: ModelConfig, rows: number, length: number): MicroBa
   };
 }
 
-const ENCODINGS = 20;
+const SUBMISSIONS = 3;
 
-/** Microseconds of JavaScript to record one dispatch: the least of some encodings never submitted. */
-function encodeTime(device: Device, { dispatches }: Program): number {
+/** Microseconds of this thread to submit one launch: the least of some submissions to an idle device. */
+async function submitTime(device: Device, { list, kernels }: Program): Promise<number> {
   let least = Infinity;
-  for (let i = 0; i < ENCODINGS; i++) {
+  for (let i = 0; i < SUBMISSIONS; i++) {
     const start = performance.now();
-    const encoder = device.gpu.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    record(pass, [...dispatches]);
-    pass.end();
-    encoder.finish();
+    device.submit(list);
     least = Math.min(least, performance.now() - start);
+    await device.finish();
   }
-  return least * 1000 / dispatches.length;
+  return least * 1000 / kernels.length;
 }
 
 /** Time by kernel name, over one forward and backward pass. */

@@ -118,7 +118,7 @@ export function slicesIn(
 }
 
 /**
- * After how many dispatches of a program every bucket of gradients is complete.
+ * After how many launches of a program every bucket of gradients is complete.
  *
  * @param written for every tensor, after how many it is complete
  */

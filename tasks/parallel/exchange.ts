@@ -5,8 +5,14 @@
  * @module
  */
 
-import type { BufferView, Device, Program, RunOptions, StateMemory } from "../../ops/mod.ts";
-import { Readback } from "../../ops/readback.ts";
+import type {
+  BufferView,
+  Device,
+  Program,
+  Readback,
+  RunOptions,
+  StateMemory,
+} from "../../ops/mod.ts";
 import { completion, partOf, type Range, type TensorPlace } from "./buckets.ts";
 import type { Communicator } from "./communicator.ts";
 
@@ -46,7 +52,7 @@ export class Exchange {
     const count = Math.min(UNDER_WAY, buckets.length);
     this.#readbacks = Array.from(
       { length: count },
-      (_, i) => new Readback(device, largest, `bucket ${i}`),
+      (_, i) => device.createReadback(largest, `bucket ${i}`),
     );
   }
 
@@ -138,7 +144,7 @@ export class Exchange {
   }
 
   /**
-   * After how many dispatches each bucket may be sent. The order is that of the buckets, whatever the
+   * After how many launches each bucket may be sent. The order is that of the buckets, whatever the
    * program, since the ranks may run different ones; memory is laid out so that it fits.
    */
   #endsOf(program: Program): number[] {

@@ -12,7 +12,8 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { type Device, type DeviceOptions, openDevice } from "../../ops/device.ts";
+import { GpuDevice } from "../../ops/gpu/device.ts";
+import { type Device, openDevice } from "../../ops/mod.ts";
 
 /** A graphics card on the PCI bus. */
 export interface Card {
@@ -76,7 +77,7 @@ export interface RankRequest extends Pick<PlacementRequest, "adapter" | "cards" 
 }
 
 /** How a rank opens its device. */
-export interface OpenRequest extends Pick<DeviceOptions, "deviceClass"> {
+export interface OpenRequest {
   /** Which adapter. */
   adapter: AdapterChoice;
   /** This rank's part of the placement. */
@@ -348,15 +349,18 @@ function named(card: Card): string {
  * ```
  */
 export async function openPlaced(request: OpenRequest): Promise<Device> {
-  const { adapter, environment, expect, deviceClass } = request;
+  const { adapter, environment, expect } = request;
   for (const [name, value] of Object.entries(environment)) {
     if (value === "") Deno.env.delete(name);
     else Deno.env.set(name, value);
   }
-  const device = await openDevice({ deviceClass, software: adapter === "software" });
-  const { vendor, device: model } = device.gpu.adapterInfo;
+  const device = await openDevice({ adapter });
+  if (!expect) return device;
+  const { vendor, device: model } = device instanceof GpuDevice
+    ? device.cardIds
+    : { vendor: "", device: "" };
   const came = modelOf({ vendor: Number(vendor), device: Number(model) });
-  if (expect && came !== modelOf(expect)) {
+  if (came !== modelOf(expect)) {
     device.destroy();
     throw new UserError(
       `asked for the GPU ${named(expect)}, got ${device.adapterName} (${came}): choosing needs ` +

@@ -54,7 +54,7 @@ export async function train<Job extends Resumable, Result>(
   if (ranks === 1 && !options.retries) {
     const openOne = async () => {
       await prepare();
-      return await openDevice({ software: adapter === "software" });
+      return await openDevice({ adapter });
     };
     return await here({ ...job, openDevice: openOne, interrupted, output: options.output });
   }

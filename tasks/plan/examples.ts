@@ -6,6 +6,7 @@
  */
 
 import type { PresetName } from "../../models/mod.ts";
+import { gpuTarget } from "../../ops/mod.ts";
 import { type PretrainConfig, resolvePretrain } from "../pretrain_options.ts";
 import { align } from "../bench/report.ts";
 import { wrap } from "../help.ts";
@@ -88,7 +89,7 @@ export function paperExamples(): Example[] {
     const config = resolvePretrain({ preset }, []);
     const rate = speed / flops(config);
     const work = workOf(config, devices);
-    const memory = planMemory(config, devices, { deviceClass: "gpu", subgroupSize: 32 });
+    const memory = planMemory(config, devices, gpuTarget);
     const time = planTime(work, rate, memory, devices, {
       interconnect: INTERCONNECT,
       latency: 20e-6,

@@ -5,9 +5,9 @@
  */
 
 import { parameterShapes } from "../../models/mod.ts";
-import { STAGING_BYTES } from "../../ops/device.ts";
+import { STAGING_BYTES } from "../../ops/gpu/device.ts";
 import { layout } from "../../ops/program/memory.ts";
-import { estimateProgram, type KernelTarget, sharedWorkspace, sizeOf } from "../../ops/mod.ts";
+import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops/mod.ts";
 import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
@@ -53,17 +53,17 @@ export interface MemoryPlan {
  * The memory of one of several devices.
  *
  * @param devices that share the optimizer's state
- * @param target family of kernels
+ * @param target the kind of device
  *
  * @example
  * ```ts
  * import { planMemory } from "./memory.ts";
+ * import { gpuTarget } from "../../ops/mod.ts";
  * import { resolvePretrain } from "../pretrain_options.ts";
  * import assert from "node:assert/strict";
  *
  * const config = resolvePretrain({ preset: "tiny" }, []);
- * const target = { deviceClass: "gpu", subgroupSize: 32 } as const;
- * const [one, two] = [1, 2].map((devices) => planMemory(config, devices, target));
+ * const [one, two] = [1, 2].map((devices) => planMemory(config, devices, gpuTarget));
  * const moments = (plan: typeof one) => plan.items.find(({ what }) => what === "moments")!.bytes;
  * assert.ok(Math.abs(moments(one) / moments(two) - 2) < 0.01);
  * ```
@@ -71,7 +71,7 @@ export interface MemoryPlan {
 export function planMemory(
   config: PretrainConfig,
   devices: number,
-  target: KernelTarget,
+  target: Target,
 ): MemoryPlan {
   const { model, objective } = subjectOf(config);
   const { shapes, heldout } = workOf(config, devices);

@@ -25,7 +25,11 @@ export interface Scores {
 }
 
 serveRank<ScoreArgs>(async ({ calls, scale, different }, { group }): Promise<Scores> => {
-  const device = await inTurn(group, "opening the device", () => openDevice({ software: true }));
+  const device = await inTurn(
+    group,
+    "opening the device",
+    () => openDevice({ adapter: "software" }),
+  );
   const model = await modelOn(device, scale);
   const ranker = new Ranker(model, { batchTokens: 256, group });
   const scores: number[][][] = [];

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Device, type DeviceClass, openDevice } from "../../ops/mod.ts";
+import { type Device, openDevice } from "../../ops/mod.ts";
 import { modelFailures, modelReportLines, verifyModel } from "../../tasks/verify_model.ts";
 import { gpuTest } from "../gpu.ts";
 import { goldenPath, hasGolden } from "../models/golden.ts";
@@ -20,34 +20,26 @@ const GOLDEN = [
 ];
 if (!hasGolden) console.log("verify model: the reference's folders are not here, skipping them");
 
-const devices = new Map<DeviceClass, Device>();
-let scratch: string;
+let device: Device, scratch: string;
 
 Deno.test.beforeAll(async () => {
   scratch = await mkdtemp(join(tmpdir(), "verify-model-"));
+  device = await openDevice();
 });
 Deno.test.afterAll(async () => {
-  for (const device of devices.values()) device.destroy();
+  device.destroy();
   await rm(scratch, { recursive: true });
 });
 
-async function on(tiles: DeviceClass): Promise<Device> {
-  let device = devices.get(tiles);
-  if (!device) devices.set(tiles, device = await openDevice({ deviceClass: tiles }));
-  return device;
-}
-
-for (const tiles of ["software", "gpu"] as const) {
-  for (const name of GOLDEN) {
-    gpuTest(`verify model: ${name} passes, ${tiles} tiles`, async () => {
-      const report = await verifyModel(await on(tiles), goldenPath(name));
-      const lines = modelReportLines(report, TOLERANCE);
-      assert.deepEqual(modelFailures(report, TOLERANCE), [], lines.join("\n"));
-      assert.match(lines.at(-1)!, /^PASS /);
-      const groups = new Set(report.figures.map(({ group }) => group));
-      assert.equal(groups.size, name === "metro_hf/tiny" ? 4 : 3);
-    }, { ignore: !hasGolden });
-  }
+for (const name of GOLDEN) {
+  gpuTest(`verify model: ${name} passes`, async () => {
+    const report = await verifyModel(device, goldenPath(name));
+    const lines = modelReportLines(report, TOLERANCE);
+    assert.deepEqual(modelFailures(report, TOLERANCE), [], lines.join("\n"));
+    assert.match(lines.at(-1)!, /^PASS /);
+    const groups = new Set(report.figures.map(({ group }) => group));
+    assert.equal(groups.size, name === "metro_hf/tiny" ? 4 : 3);
+  }, { ignore: !hasGolden });
 }
 
 /** A golden folder that can be changed. */
@@ -65,7 +57,7 @@ gpuTest("verify model: one changed weight fails every figure that it is in", asy
   const tensors = await readTensorFile(path);
   tensors.get("decoder.block.1.layer.2.DenseReluDense.wo.bias")!.values[5] += 9;
   await writeTensorFile(path, tensors);
-  const report = await verifyModel(await on("software"), folder);
+  const report = await verifyModel(device, folder);
   const failed = modelFailures(report, TOLERANCE);
   assert.match(failed[0], /^logits, example 1: off by \d\.\de[-+]\d, more than 0\.0001$/);
   assert.match(failed.find((line) => line.startsWith("scores"))!, /^scores, example 1: off by/);
@@ -85,7 +77,7 @@ gpuTest("verify model: expectations that do not belong to the model are one line
   const json = JSON.parse(await readFile(path, "utf8"));
   const refused = async (changes: object, message: RegExp) => {
     await writeFile(path, JSON.stringify({ ...json, ...changes }));
-    const verified = verifyModel(await on("software"), folder);
+    const verified = verifyModel(device, folder);
     await assert.rejects(verified, { name: "UserError", message });
   };
   await refused({ labels: undefined }, /expected\.json: labels: expected rows of ids below 160/);
@@ -93,6 +85,6 @@ gpuTest("verify model: expectations that do not belong to the model are one line
   await refused({ scores: [1] }, /expected as many labels, scores and greedy answers as input_ids/);
   await refused({ labels: [[1], [1], [1]] }, /logits: expected shape \[3,1,160\], got/);
   await rm(path);
-  const verified = verifyModel(await on("software"), folder);
+  const verified = verifyModel(device, folder);
   await assert.rejects(verified, { name: "UserError", message: /expected\.json: no such file/ });
 }, { ignore: !hasGolden });

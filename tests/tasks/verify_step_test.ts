@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Device, type DeviceClass, openDevice } from "../../ops/mod.ts";
+import { type Device, openDevice } from "../../ops/mod.ts";
 import { openTensors, writeTensors } from "../../tasks/checkpoint.ts";
 import { readStepFolder } from "../../tasks/step_folder.ts";
 import {
@@ -19,15 +19,14 @@ import { goldenPath, hasGolden } from "../models/golden.ts";
 import { type OracleSpec, writeOracle } from "./step_oracle.ts";
 
 const TOLERANCE = 1e-3;
-const FAMILIES = ["software", "gpu"] as const;
-const devices = new Map<DeviceClass, Device>();
-let scratch: string;
+let device: Device, scratch: string;
 
 Deno.test.beforeAll(async () => {
   scratch = await mkdtemp(join(tmpdir(), "verify-"));
+  device = await openDevice();
 });
 Deno.test.afterAll(async () => {
-  for (const device of devices.values()) device.destroy();
+  device.destroy();
   await rm(scratch, { recursive: true });
 });
 
@@ -66,28 +65,20 @@ const ORACLES: Record<string, OracleSpec> = {
   },
 };
 
-for (const tiles of FAMILIES) {
-  for (const name of GOLDEN) {
-    gpuTest(
-      `verify step: golden ${name} passes, ${tiles} tiles`,
-      async () => {
-        const report = await passes(tiles, goldenPath(`metro_step/${name}`));
-        assert.equal(report.roundingOnly, 0);
-      },
-      { ignore: !hasGolden },
-    );
-  }
+for (const name of GOLDEN) {
+  gpuTest(`verify step: golden ${name} passes`, async () => {
+    const report = await passes(goldenPath(`metro_step/${name}`));
+    assert.equal(report.roundingOnly, 0);
+  }, { ignore: !hasGolden });
 }
 
 for (const [i, [name, spec]] of Object.entries(ORACLES).entries()) {
-  for (const tiles of FAMILIES) {
-    gpuTest(`verify step: float64, ${name}, ${tiles} tiles`, async () => {
-      const folder = join(scratch, `${i} ${tiles}`);
-      await writeOracle(folder, spec);
-      const report = await passes(tiles, folder);
-      assert.equal(report.roundingOnly > 0, spec.optimizer?.eps === SMALL_EPSILON);
-    });
-  }
+  gpuTest(`verify step: float64, ${name}`, async () => {
+    const folder = join(scratch, `${i}`);
+    await writeOracle(folder, spec);
+    const report = await passes(folder);
+    assert.equal(report.roundingOnly > 0, spec.optimizer?.eps === SMALL_EPSILON);
+  });
 }
 
 gpuTest("verify step: what differs fails, and is named", async () => {
@@ -97,7 +88,7 @@ gpuTest("verify step: what differs fails, and is named", async () => {
   await nudge(join(folder, "grads.safetensors"), "encoder.layers.0.self_attn.v_proj.bias");
   await nudge(join(folder, "logits.safetensors"), "clm_logits");
   await edit(folder, (step) => step.steps[1].mlm_correct++);
-  const report = await verifyStep(await on("gpu"), await readStepFolder(folder), TOLERANCE);
+  const report = await verifyStep(device, await readStepFolder(folder), TOLERANCE);
   const failed = stepFailures(report, TOLERANCE);
   assert.match(failed[0], /^counts, mlm_correct of update 2: expected \d+, got \d+$/);
   assert.match(failed[1], /^CLM logits, clm_logits: off by 2\.\de-3, more than 0\.001$/);
@@ -109,15 +100,8 @@ gpuTest("verify step: what differs fails, and is named", async () => {
   assert.match(lines.at(-1)!, /^FAIL changed: 4 of \d+ figures beyond 0\.001$/);
 });
 
-/** The device that runs a family of tiles; opened when it is first needed. */
-async function on(tiles: DeviceClass): Promise<Device> {
-  let device = devices.get(tiles);
-  if (!device) devices.set(tiles, device = await openDevice({ deviceClass: tiles }));
-  return device;
-}
-
-async function passes(tiles: DeviceClass, folder: string): Promise<StepReport> {
-  const report = await verifyStep(await on(tiles), await readStepFolder(folder), TOLERANCE);
+async function passes(folder: string): Promise<StepReport> {
+  const report = await verifyStep(device, await readStepFolder(folder), TOLERANCE);
   const lines = stepReportLines(report, TOLERANCE);
   assert.deepEqual(stepFailures(report, TOLERANCE), [], lines.join("\n"));
   assert.match(lines.at(-1)!, /^PASS /);

@@ -1,43 +1,18 @@
 import assert from "node:assert/strict";
-import {
-  attentionBackward,
-  attentionForward,
-  type AttentionSpec,
-} from "../../ops/kernels/attention.ts";
+import { attentionBackward, attentionForward } from "../../../ops/gpu/attention.ts";
+import type { Dispatch } from "../../../ops/gpu/kernel.ts";
+import { openDevice, Random } from "../../../ops/mod.ts";
 import {
   type AttentionInputs,
   attentionReference,
   attentionReferenceBackward,
-} from "../../ops/kernels/attention_reference.ts";
-import { type BufferView, type Device, openDevice, RUN_BYTES } from "../../ops/device.ts";
-import type { DeviceClass, Launch } from "../../ops/kernel.ts";
-import { Random } from "../../ops/graph/random.ts";
+} from "../../../ops/primitives/attention_reference.ts";
+import type { AttentionSpec } from "../../../ops/primitives/attention_spec.ts";
+import { gpuTest } from "../../gpu.ts";
+import { runKernels } from "./run_kernels.ts";
 
-let device: Device;
-
-Deno.test.beforeAll(async () => {
-  device = await openDevice();
-});
-
+const device = await openDevice({ adapter: "software" });
 Deno.test.afterAll(() => device.destroy());
-
-/** A GPU test that cannot hang: some software drivers lose a wake-up once in a long while. */
-function gpuTest(name: string, body: () => Promise<void>): void {
-  Deno.test(name, async () => {
-    for (let attempt = 0;; attempt++) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const timeout = new Promise<"timeout">((done) => {
-        timer = setTimeout(() => done("timeout"), 60_000);
-      });
-      try {
-        if (await Promise.race([body().then(() => "done"), timeout]) === "done") return;
-      } finally {
-        clearTimeout(timer);
-      }
-      assert.ok(attempt === 0, `${name}: no answer from the device in 60 s, twice`);
-    }
-  });
-}
 
 const SMALL: AttentionSpec = {
   batch: 2,
@@ -49,7 +24,6 @@ const SMALL: AttentionSpec = {
   bias: false,
   dropout: 0,
   stream: 11,
-  deviceClass: "software",
 };
 
 const spec = (change: Partial<AttentionSpec>): AttentionSpec => ({ ...SMALL, ...change });
@@ -91,7 +65,7 @@ function randomCase(s: AttentionSpec, empty = false): Case {
 async function run(s: AttentionSpec, c: Case): Promise<Record<string, Float32Array>> {
   const rows = s.batch * s.heads * s.queryLength;
   const { launches, scratch } = attentionBackward(s);
-  const all: Launch[] = [attentionForward(s), ...launches];
+  const all: Dispatch[] = [attentionForward(s), ...launches];
   const sizes: Record<string, number> = {
     out: c.q.length,
     lse: rows,
@@ -101,37 +75,11 @@ async function run(s: AttentionSpec, c: Case): Promise<Record<string, Float32Arr
     dbias: c.bias.length,
   };
   for (const name in scratch) sizes[name] = scratch[name] / 4;
-  const buffers: Record<string, GPUBuffer> = {};
-  const view = (name: string, data: ArrayBufferView): BufferView => {
-    buffers[name] ??= device.createBuffer(data.byteLength, name);
-    device.write(buffers[name], 0, data);
-    return { buffer: buffers[name], offset: 0, size: data.byteLength };
-  };
-  const views: Record<string, BufferView> = {};
-  for (const name of ["q", "k", "v", "mask", "bias", "gOut"] as const) {
-    views[name] = view(name, c[name]);
-  }
-  for (const name in sizes) views[name] = view(name, new Float32Array(sizes[name]).fill(NaN));
-  const block = new Uint32Array(RUN_BYTES / 4);
-  block.set([c.runKey, c.firstSequence]);
-  buffers.run = device.createUniform(RUN_BYTES, "run");
-  device.write(buffers.run, 0, block);
-  const params = device.uploadParams(all);
-  buffers.params = params[0]!.buffer;
-  device.submit(all.map((launch, n) =>
-    device.prepare(
-      launch,
-      launch.source.bindings.map((b) => views[b.name]),
-      params[n],
-      { buffer: buffers.run, offset: 0, size: RUN_BYTES },
-    )
-  ));
-  const results: Record<string, Float32Array> = {};
-  for (const name of ["out", "lse", "dq", "dk", "dv", ...(s.bias ? ["dbias"] : [])]) {
-    results[name] = new Float32Array(await device.read(buffers[name], 0, sizes[name] * 4));
-  }
-  for (const name in buffers) device.destroyBuffer(buffers[name]);
-  return results;
+  const { q, k, v, mask, bias, gOut } = c;
+  const memory: Record<string, Float32Array | Uint32Array> = { q, k, v, mask, bias, gOut };
+  for (const name in sizes) memory[name] = new Float32Array(sizes[name]).fill(NaN);
+  const results = ["out", "lse", "dq", "dk", "dv", ...(s.bias ? ["dbias"] : [])];
+  return await runKernels(device, all, memory, results, [c.runKey, c.firstSequence]);
 }
 
 function assertClose(name: string, actual: ArrayLike<number>, expected: ArrayLike<number>): void {
@@ -188,11 +136,11 @@ Deno.test("attentionReferenceBackward agrees with finite differences", () => {
   }
 });
 
-for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
+{
   const matches = (name: string, change: Partial<AttentionSpec>, empty = false) =>
     gpuTest(
-      `attention on ${deviceClass} matches the reference: ${name}`,
-      () => assertMatchesReference(spec({ deviceClass, ...change }), empty),
+      `attention on a GPU matches the reference: ${name}`,
+      () => assertMatchesReference(spec({ ...change }), empty),
     );
   matches("full, mask with holes", {});
   matches("a sequence without keys", { causal: true }, true);
@@ -228,27 +176,25 @@ for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
 }
 
 gpuTest(
-  "attention on software matches the reference at head width 20",
+  "attention on a GPU matches the reference at head width 20",
   () => assertMatchesReference(spec({ headDim: 20, bias: true, queryLength: 20, keyLength: 20 })),
 );
 
 gpuTest(
-  "attention on gpu matches the reference at head width 36",
-  () =>
-    assertMatchesReference(spec({ headDim: 36, deviceClass: "gpu", causal: true, dropout: 0.1 })),
+  "attention on a GPU matches the reference at head width 36",
+  () => assertMatchesReference(spec({ headDim: 36, causal: true, dropout: 0.1 })),
 );
 
-for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
-  gpuTest(`attention on ${deviceClass} gives the same bits twice`, async () => {
-    const s = spec({ deviceClass, bias: true, dropout: 0.3 });
+{
+  gpuTest(`attention on a GPU gives the same bits twice`, async () => {
+    const s = spec({ bias: true, dropout: 0.3 });
     const c = randomCase(s);
     assert.deepEqual(await run(s, c), await run(s, c));
   });
 
-  gpuTest(`attention dropout on ${deviceClass} keeps its fraction`, async () => {
+  gpuTest(`attention dropout on a GPU keeps its fraction`, async () => {
     // Equal scores and values of 1: an output is the kept fraction of its row, scaled.
     const s = spec({
-      deviceClass,
       batch: 8,
       heads: 4,
       queryLength: 64,
@@ -262,8 +208,8 @@ for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
     assert.ok(Math.abs(mean - 1) < 0.009, `mean ${mean}`);
   });
 
-  gpuTest(`attention dropout on ${deviceClass} follows the global sequence`, async () => {
-    const two = spec({ deviceClass, dropout: 0.3 });
+  gpuTest(`attention dropout on a GPU follows the global sequence`, async () => {
+    const two = spec({ dropout: 0.3 });
     const c = randomCase(two);
     const both = await run(two, c);
     // The second sequence alone, in a batch that starts one sequence later.
@@ -283,7 +229,7 @@ for (const deviceClass of ["software", "gpu"] as DeviceClass[]) {
 
 Deno.test("attention kernels stay within 16 KiB of workgroup memory", () => {
   for (let headDim = 4; headDim <= 128; headDim += 4) {
-    const s = spec({ headDim, bias: true, deviceClass: "gpu" });
+    const s = spec({ headDim, bias: true });
     for (const { source } of [attentionForward(s), ...attentionBackward(s).launches]) {
       let bytes = 0;
       for (const [, type, n] of source.body.matchAll(/workgroup> \w+: array<(\w+), (\d+)>/g)) {

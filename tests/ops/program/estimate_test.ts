@@ -1,14 +1,14 @@
 // What is foreseen without a device must be what compiling on one allocates.
 
 import assert from "node:assert/strict";
-import { type ModelConfig, preset } from "../../models/mod.ts";
+import { type ModelConfig, preset } from "../../../models/mod.ts";
 import {
   add,
   compile,
   constant,
   type Device,
-  type DeviceClass,
   estimateProgram,
+  gpuTarget,
   input,
   matmul,
   mul,
@@ -21,11 +21,11 @@ import {
   StateMemory,
   sum,
   Workspace,
-} from "../../ops/mod.ts";
-import { lowerProgram } from "../../ops/program/compile.ts";
-import { metroObjective, seq2seqObjective } from "../../tasks/objective.ts";
-import { microSpec, updateSpec } from "../../tasks/training_programs.ts";
-import { gpuTest } from "../gpu.ts";
+} from "../../../ops/mod.ts";
+import { lowerProgram } from "../../../ops/program/compile.ts";
+import { metroObjective, seq2seqObjective } from "../../../tasks/objective.ts";
+import { microSpec, updateSpec } from "../../../tasks/training_programs.ts";
+import { gpuTest } from "../../gpu.ts";
 
 const { model: tiny, objective, optimisation } = preset("tiny");
 const MODEL: ModelConfig = {
@@ -64,7 +64,7 @@ const SPECS: Record<string, () => ProgramSpec> = {
 /** Memory for all states of a program. */
 function statesOf(device: Device, spec: ProgramSpec): StateMemory {
   const shapes = new Map<string, readonly number[]>();
-  const { storage } = lowerProgram(device, spec);
+  const { storage } = lowerProgram(device.target, spec);
   for (const { source } of storage.values()) {
     if (source?.node.attrs.name !== undefined) shapes.set(source.node.attrs.name, source.shape);
   }
@@ -77,9 +77,9 @@ function measure(device: Device, spec: ProgramSpec, workspace: Workspace) {
   const before = device.allocatedBytes, held = workspace.bytes;
   let largest = 0;
   const prepare = device.prepare.bind(device);
-  device.prepare = (launch, views, ...rest) => {
-    largest = Math.max(largest, ...views.map(({ size }) => size));
-    return prepare(launch, views, ...rest);
+  device.prepare = (label, launches) => {
+    for (const { views } of launches) largest = Math.max(largest, ...views.map(({ size }) => size));
+    return prepare(label, launches);
   };
   const program = compile(device, spec, { workspace, state: (name) => states.view(name) });
   device.prepare = prepare;
@@ -87,37 +87,34 @@ function measure(device: Device, spec: ProgramSpec, workspace: Workspace) {
     workspaceBytes: program.workspaceBytes,
     ownBytes: device.allocatedBytes - before - (workspace.bytes - held),
     largest,
-    dispatches: program.dispatches.length,
+    launches: program.kernels.length,
   };
   program.destroy();
   states.destroy();
   return measured;
 }
 
-for (const deviceClass of ["software", "gpu"] as const satisfies DeviceClass[]) {
-  gpuTest(`estimateProgram: foretells what compiling allocates, ${deviceClass} tiles`, async () => {
-    const device = await openDevice({ deviceClass });
-    const workspace = new Workspace(device);
-    const estimates = [];
-    for (const [name, spec] of Object.entries(SPECS)) {
-      const { workspace: sizes, largest, ...estimate } = estimateProgram(spec(), device);
-      estimates.push({ workspace: sizes });
-      assert.equal(sizes.reduce((a, b) => a + b, 0), estimate.workspaceBytes, name);
-      const measured = measure(device, spec(), workspace);
-      assert.deepEqual({ ...estimate, largest: largest.bytes }, measured, name);
-    }
-    const shared = sharedWorkspace(estimates);
-    assert.equal(shared.reduce((a, b) => a + b, 0), workspace.bytes);
-    workspace.destroy();
-    device.check();
-    device.destroy();
-  });
-}
+gpuTest("estimateProgram: foretells what compiling allocates", async () => {
+  const device = await openDevice({ adapter: "software" });
+  const workspace = new Workspace(device);
+  const estimates = [];
+  for (const [name, spec] of Object.entries(SPECS)) {
+    const { workspace: sizes, largest, ...estimate } = estimateProgram(spec(), device.target);
+    estimates.push({ workspace: sizes });
+    assert.equal(sizes.reduce((a, b) => a + b, 0), estimate.workspaceBytes, name);
+    const measured = measure(device, spec(), workspace);
+    assert.deepEqual({ ...estimate, largest: largest.bytes }, measured, name);
+  }
+  const shared = sharedWorkspace(estimates);
+  assert.equal(shared.reduce((a, b) => a + b, 0), workspace.bytes);
+  workspace.destroy();
+  device.check();
+  device.destroy();
+});
 
 Deno.test("estimateProgram: names the largest window", () => {
-  const target = { deviceClass: "gpu", subgroupSize: 0 } as const;
   const spec = microSpec(MODEL, pretraining, { rows: 1, length: 16 }, true);
-  const { largest } = estimateProgram(spec, target);
+  const { largest } = estimateProgram(spec, gpuTarget);
   assert.match(largest.what, /\.embed\.positions$/);
   assert.equal(largest.bytes, 4 * sizeOf([MODEL.positionRows, MODEL.dModel]));
 });

@@ -1,8 +1,8 @@
-// What replaying a program promises: no new GPU objects, the same bits, shared memory, few kernels.
+// What replaying a program promises: no new objects on the device, the same bits, shared memory, few kernels.
 
 import assert from "node:assert/strict";
-import { type ModelConfig, preset } from "../../models/mod.ts";
-import { initialize } from "../../models/initialize.ts";
+import { type ModelConfig, preset } from "../../../models/mod.ts";
+import { initialize } from "../../../models/initialize.ts";
 import {
   add,
   compile,
@@ -28,12 +28,11 @@ import {
   sumSquares,
   type Tensor,
   where,
-} from "../../ops/mod.ts";
-import { writesOf } from "../../ops/program/fuse.ts";
-import { Readback } from "../../ops/readback.ts";
-import { metroObjective, type PreparedBatch } from "../../tasks/objective.ts";
-import { Trainer, wholeUpdate } from "../../tasks/trainer.ts";
-import { gpuTest } from "../gpu.ts";
+} from "../../../ops/mod.ts";
+import { writesOf } from "../../../ops/program/fuse.ts";
+import { metroObjective, type PreparedBatch } from "../../../tasks/objective.ts";
+import { Trainer, wholeUpdate } from "../../../tasks/trainer.ts";
+import { gpuTest } from "../../gpu.ts";
 
 const { model: tiny, objective: objectiveConfig, optimisation } = preset("tiny");
 const MODEL: ModelConfig = {
@@ -95,9 +94,9 @@ function memoryOf(device: Device, shapes: Record<string, number[]>): StateMemory
   return memory;
 }
 
-const namesOf = (program: Program) => program.dispatches.map(({ name }) => name);
+const namesOf = (program: Program) => [...program.kernels];
 
-gpuTest("updates after the first create no buffer and no pipeline, and read nothing", async () => {
+gpuTest("updates after the first create no buffer and no kernel, and read nothing", async () => {
   await withTrainer(async (trainer, device) => {
     const step = (update: number) =>
       trainer.update(wholeUpdate([batch(2 * update), batch(2 * update + 1)]), {
@@ -106,11 +105,11 @@ gpuTest("updates after the first create no buffer and no pipeline, and read noth
       });
     await step(0);
     await device.finish();
-    const { buffersCreated, pipelineCount, allocatedBytes } = device;
+    const { buffersCreated, kernelCount, allocatedBytes } = device;
     for (let update = 1; update <= 50; update++) await step(update);
     const sums = await trainer.takeSums("train");
     assert.equal(device.buffersCreated, buffersCreated);
-    assert.equal(device.pipelineCount, pipelineCount);
+    assert.equal(device.kernelCount, kernelCount);
     assert.equal(device.allocatedBytes, allocatedBytes);
     assert.equal(sums.badUpdate, 0);
     for (const [name, value] of Object.entries(sums)) assert.ok(Number.isFinite(value), name);
@@ -190,7 +189,7 @@ gpuTest("a chain of layers needs the memory of a few", async () => {
     const program = compile(device, { name: "chain", outputs: { y } }, {
       state: (name) => memory.view(name),
     });
-    assert.equal(program.dispatches.length, layers);
+    assert.equal(program.kernels.length, layers);
     assert.ok(program.workspaceBytes <= 3 * 4 * sizeOf(shape), `${program.workspaceBytes} bytes`);
     program.destroy();
     memory.destroy();
@@ -208,8 +207,8 @@ gpuTest("a linear layer with bias, ReLU, dropout and residual is one kernel", as
       const program = compile(device, { name, outputs: { y } }, {
         state: (s) => memory.view(s),
       });
-      assert.equal(program.dispatches.length, 1, `${name}: ${namesOf(program)}`);
-      assert.match(program.dispatches[0].name, /^matmul/);
+      assert.equal(program.kernels.length, 1, `${name}: ${namesOf(program)}`);
+      assert.match(program.kernels[0], /^matmul/);
       program.destroy();
     }
     memory.destroy();
@@ -355,13 +354,13 @@ gpuTest(
       }
       const ends = names.map((name) => program.written.get(name)!);
       // The gradient of the last weight is there first.
-      assert.ok(0 < ends[1] && ends[1] < ends[0] && ends[0] <= program.dispatches.length);
+      assert.ok(0 < ends[1] && ends[1] < ends[0] && ends[0] <= program.kernels.length);
       const parts = program.runInParts({}, [ends[1], ends[0]]);
       for (const i of [1, 0]) {
         assert.equal(parts.next().value, ends[i]);
         assert.deepEqual(await memory.read(names[i]), expected[i]);
       }
-      assert.deepEqual([...parts], [program.dispatches.length]);
+      assert.deepEqual([...parts], [program.kernels.length]);
       program.destroy();
       memory.destroy();
     });
@@ -372,10 +371,9 @@ gpuTest("a readback takes several windows at once, while the next work is submit
   await withDevice(async (device) => {
     const memory = memoryOf(device, { a: [256], b: [128], c: [64] });
     const values = await Promise.all(["a", "b", "c"].map((name) => memory.read(name)));
-    const readback = new Readback(device, 4 * 384, "test");
+    const readback = device.createReadback(4 * 384, "test");
     const bytes = readback.read([memory.view("b"), memory.view("a")]);
     memory.write("a", new Float32Array(256));
-    device.gpu.queue.submit([]);
     assert.deepEqual([...new Float32Array(await bytes)], [...values[1], ...values[0]]);
     assert.deepEqual(new Float32Array(await readback.read([memory.view("c")])), values[2]);
     assert.throws(() => readback.read([memory.slab(0)]), /test: a read of \d+ bytes, but 1536 fit/);

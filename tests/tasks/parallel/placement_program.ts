@@ -42,7 +42,7 @@ async function openRank({ rank, size, ...request }: Start) {
     const [value] = new Float32Array(await device.read(buffer, 0, 16));
     if (value !== rank) throw new Error(`wrote ${rank}, read ${value}`);
     const line = describeRank({ rank, size, device, expect: request.expect });
-    scope.postMessage(`${line}, ${device.deviceClass}`);
+    scope.postMessage(`${line}, ${device.kind}`);
   } catch (error) {
     scope.postMessage(`${error}`);
   }

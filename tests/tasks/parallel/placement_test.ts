@@ -256,7 +256,7 @@ gpuTest("two software ranks of one process have a device each", async () => {
   const lines = await runProgram({ ranks: 2, adapter: "software", cards: [] });
   assert.equal(lines.length, 2);
   for (const [rank, line] of lines.entries()) {
-    assert.match(line, new RegExp(`^rank ${rank} of 2: .*, software$`));
+    assert.match(line, new RegExp(`^rank ${rank} of 2: .*, gpu$`));
   }
 });
 
@@ -270,11 +270,18 @@ function findIdentity(driver: Uint8Array): number {
   return driver.findIndex((_, at) => code.every((byte, i) => driver[at + i] === byte));
 }
 
+/** Where the driver has the beginning of its name, by which it would be known for what it is. */
+function findName(driver: Uint8Array): number {
+  const name = new TextEncoder().encode("llvmpipe (LLVM ");
+  return driver.findIndex((_, at) => name.every((byte, i) => driver[at + i] === byte));
+}
+
 /** Copies of the software driver that pass for an integrated and a discrete card of two makers. */
 async function writeDrivers(folder: string, driver: Uint8Array, at: number): Promise<string> {
   const kinds = [["integrated", 0x8086, 1], ["discrete", 0x10de, 2]] as const;
   const manifests = kinds.map(async ([name, vendor, type]) => {
     const copy = driver.slice();
+    copy.set(new TextEncoder().encode("made up"), findName(copy));
     new DataView(copy.buffer).setUint32(at + 3, vendor, true);
     copy[at + 10] = type;
     await writeFile(join(folder, `${name}.so`), copy);

@@ -16,7 +16,7 @@ const ROWS = 2, LENGTH = 16;
 serveRank<TrafficArgs>(async ({ updates }, { group }) => {
   const { model, objective: config, optimisation } = preset("tiny");
   const objective = metroObjective(model, config, 1);
-  const device = await openDevice({ software: true });
+  const device = await openDevice({ adapter: "software" });
   const trainer = new Trainer(device, model, objective, optimisation, 1, group);
   trainer.initialize(initialize(model, 1));
   const sequences = Array.from({ length: ROWS }, (_, i): [number, number] => [group.rank, i]);
