@@ -245,6 +245,11 @@ export class CpuDevice implements Device {
     return this.#queue.read(address, size);
   }
 
+  /** Why something failed: there is nothing here that becomes known later. */
+  reason(error: unknown): Promise<unknown> {
+    return Promise.resolve(error);
+  }
+
   /** Makes launches ready to be replayed. */
   prepare(label: string, launches: readonly BoundLaunch[]): CpuList {
     const all = launches.map(({ launch }) => launch as CpuLaunch);
