@@ -23,7 +23,11 @@
  */
 
 import type { Node } from "../graph/tensor.ts";
-import { type AttentionAttrs, type AttentionSpec, attentionSpec } from "../primitives/attention_spec.ts";
+import {
+  type AttentionAttrs,
+  type AttentionSpec,
+  attentionSpec,
+} from "../primitives/attention_spec.ts";
 import { RUN_KEY, RUN_SEQUENCE } from "../program/device.ts";
 import type { Operand } from "../program/lowering.ts";
 import {

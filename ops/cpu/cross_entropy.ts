@@ -133,8 +133,9 @@ export function lowerCrossEntropy(node: Node<CrossEntropyAttrs>, to: CpuLowering
     const store = storeRows(logits, tile.stride, {
       key: bias ? "bias" : "",
       operands: biasOf(to, bias, tile),
-      value: bias && ((k, scope, { bytes, lanes, made }) =>
-        v.add(made, read(k.f, scope.operand(0), bytes, lanes))),
+      value: bias &&
+        ((k, scope, { bytes, lanes, made }) =>
+          v.add(made, read(k.f, scope.operand(0), bytes, lanes))),
     });
     project(to, { h, table, rows, width }, tile, store);
     const operands = [logits, state, targets, ...node.outputs]
@@ -189,7 +190,15 @@ function softmaxTile(
   return {
     name: "softmaxTile",
     operands,
-    params: [piece, rows, columns, stride, first, sample?.stream ?? 0, sample?.rowsPerSequence ?? 0],
+    params: [
+      piece,
+      rows,
+      columns,
+      stride,
+      first,
+      sample?.stream ?? 0,
+      sample?.rowsPerSequence ?? 0,
+    ],
     items: Math.ceil(rows / piece),
     source: {
       key: `softmaxTile ${start} ${whole} ${sample !== undefined}`,
@@ -212,9 +221,7 @@ function softmaxTile(
               const x = f.local("v128", read(f, logits, bytes, lanes));
               // A single column stands in all lanes: so does its place.
               const at = f.local("v128", place(bytes));
-              const its = lanes === 4
-                ? at
-                : f.local("v128", v.shuffle(at, at, [0, 0, 0, 0]));
+              const its = lanes === 4 ? at : f.local("v128", v.shuffle(at, at, [0, 0, 0, 0]));
               best.see(x, its);
               if (draw) draw.see(f.local("v128", v.add(x, gumbel(f, v.xor(rowKey!, its)))), its);
             });

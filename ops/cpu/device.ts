@@ -23,7 +23,7 @@ import type { Target } from "../program/lowering.ts";
 import { type MemoryKind, NARROW_PAGES, WIDE_PAGES } from "./assembler.ts";
 import { Heap } from "./heap.ts";
 import { assemble, type CpuLaunch, type KernelSource, SCRATCH_BYTES } from "./kernel.ts";
-import { Queue } from "./queue.ts";
+import { Queue, type QueueParts } from "./queue.ts";
 import { cpuTarget, layOutList } from "./target.ts";
 import { COMMAND } from "./threads.ts";
 import { supportOf } from "./support.ts";
@@ -34,8 +34,12 @@ export interface CpuOptions {
   threads?: number;
   /** Bytes that may be used in all; what the addresses reach if absent. */
   memoryBytes?: number;
-  /** 64-bit addresses from the start, for tests; else only once 4 GiB are passed. */
+  /** 64-bit addresses from the start. */
   wide?: boolean;
+  /** Bytes after which addresses get 64 bits; all that 32 bits reach if absent. */
+  narrowBytes?: number;
+  /** Milliseconds without work after which threads end, so that a process can; 1000 if absent. */
+  idle?: number;
 }
 
 /** A piece of the device's memory. */
@@ -78,22 +82,28 @@ export class CpuDevice implements Device {
   buffersCreated = 0;
 
   readonly #most: number;
+  readonly #narrow: number;
+  readonly #habits: Pick<QueueParts, "idle" | "nameOf">;
   #kind: MemoryKind;
   #heap: Heap;
   #queue: Queue;
   readonly #numbers = new Map<string, number>();
   readonly #sources: KernelSource[] = [];
+  readonly #names: string[] = [];
   #arena = { at: 0, left: 0 };
   readonly #staging: CpuReadback;
   #lastRead: Promise<unknown> = Promise.resolve();
 
   /** Use {@link openCpuDevice}. */
-  constructor({ threads, wide = false, memoryBytes = Infinity }: CpuOptions) {
+  constructor(options: CpuOptions) {
+    const { threads, wide = false, memoryBytes = Infinity, idle = 1000 } = options;
     const support = supportOf();
     this.threads = support.shared ? threads ?? support.cores : 1;
     this.target = cpuTarget(this.threads);
     this.#kind = { shared: support.shared, fused: support.fused, wide };
     this.#most = Math.min(memoryBytes, (support.wide ? WIDE_PAGES : NARROW_PAGES) * PAGE - SLACK);
+    this.#habits = { idle, nameOf: (kernel) => this.#names[kernel] };
+    this.#narrow = options.narrowBytes ?? NARROW_PAGES * PAGE;
     // Counters and the threads' own memory come first.
     const counters = PAGE, scratch = counters + 1024;
     this.#heap = new Heap(scratch + this.threads * SCRATCH_BYTES);
@@ -101,6 +111,7 @@ export class CpuDevice implements Device {
       memory: newMemory(this.#kind, this.#heap.end + GROWTH),
       threads: this.threads,
       wide,
+      ...this.#habits,
       counters,
       scratch: [scratch, SCRATCH_BYTES],
     });
@@ -122,9 +133,14 @@ export class CpuDevice implements Device {
     return this.#sources.length;
   }
 
-  /** Bytes of addresses: 64 bits once 4 GiB are passed. */
+  /** Addresses have 64 bits: so they do once 4 GiB are passed. */
   get isWide(): boolean {
     return this.#kind.wide;
+  }
+
+  /** Threads that are alive. */
+  get threadsAlive(): number {
+    return this.#queue.threadsAlive;
   }
 
   /** Throws the first error of a thread. */
@@ -137,7 +153,9 @@ export class CpuDevice implements Device {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
     if (this.allocatedBytes + size > this.#most) {
       throw new UserError(
-        `${label} needs ${mib(size)} beside the ${mib(this.allocatedBytes)} in use, but there are ` +
+        `${label} needs ${mib(size)} beside the ${
+          mib(this.allocatedBytes)
+        } in use, but there are ` +
           `${mib(this.#most)} of memory: choose a smaller preset, --vocab-size or --micro-batch`,
       );
     }
@@ -157,13 +175,13 @@ export class CpuDevice implements Device {
     const { memory } = this.#queue.state;
     const missing = end + SLACK - memory.buffer.byteLength;
     if (missing <= 0) return;
-    const limit = (this.#kind.wide ? WIDE_PAGES : NARROW_PAGES) * PAGE;
+    const limit = this.#kind.wide ? WIDE_PAGES * PAGE : this.#narrow;
     if (end + SLACK > limit) {
       if (this.#kind.wide) throw new UserError(`the CPU device is out of addresses (${mib(end)})`);
       return this.#widen(end);
     }
     const room = limit - memory.buffer.byteLength;
-    const pages = Math.ceil(Math.min(room, Math.max(missing, GROWTH)) / PAGE);
+    const pages = Math.ceil(Math.max(missing, Math.min(room, GROWTH)) / PAGE);
     try {
       grow(memory, pages, this.#kind.wide);
     } catch {
@@ -181,7 +199,7 @@ export class CpuDevice implements Device {
     this.#kind = { ...this.#kind, wide: true };
     const memory = newMemory(this.#kind, end + GROWTH);
     new Uint8Array(memory.buffer).set(new Uint8Array(old.state.memory.buffer));
-    this.#queue = new Queue({ ...old.state, memory, wide: true });
+    this.#queue = new Queue({ ...old.state, ...this.#habits, memory, wide: true });
     old.end();
     this.#arena = { at: 0, left: 0 };
     for (const [i, source] of this.#sources.entries()) this.#load(i, source);
@@ -289,6 +307,7 @@ export class CpuDevice implements Device {
     if (known !== undefined) return known;
     const number = this.#sources.push(source) - 1;
     this.#numbers.set(source.key, number);
+    this.#names[number] = name;
     try {
       this.#load(number, source);
     } catch (error) {

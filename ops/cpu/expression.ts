@@ -54,10 +54,13 @@ const PRINT: Record<ExpressionOp, Print> = {
 };
 
 /** How often each part of an expression is used. */
-export function usesOf(e: Expression, uses = new Map<Expression, number>()): Map<Expression, number> {
+export function usesOf(
+  e: Expression,
+  uses = new Map<Expression, number>(),
+): Map<Expression, number> {
   const before = uses.get(e) ?? 0;
   uses.set(e, before + 1);
-  if (before === 0) for (const part of e.args) usesOf(part, uses);
+  if (before === 0) { for (const part of e.args) usesOf(part, uses); }
   return uses;
 }
 

@@ -13,15 +13,7 @@
  */
 
 import type { Launch } from "../program/lowering.ts";
-import {
-  type Code,
-  type Func,
-  i32,
-  type Local,
-  type MemoryKind,
-  Module,
-  v,
-} from "./assembler.ts";
+import { type Code, type Func, i32, type Local, type MemoryKind, Module, v } from "./assembler.ts";
 
 /** The text of a kernel: how to generate it, and what tells it from others. */
 export interface KernelSource {
@@ -52,7 +44,9 @@ export function bitsOf(value: number): number {
 }
 
 /** Bytes of a launch's argument block. */
-export function argumentBytes({ operands, params }: Pick<CpuLaunch, "operands" | "params">): number {
+export function argumentBytes(
+  { operands, params }: Pick<CpuLaunch, "operands" | "params">,
+): number {
   return Math.ceil((16 + 8 * operands.length + 4 * params.length) / 16) * 16;
 }
 

@@ -96,9 +96,7 @@ function microKernel(module: Module, rows: number, packed: boolean): Func {
       for (let r = 0; r < rows; r++) {
         f.set(
           factor,
-          packed
-            ? v.loadSplat(a, (u * TILE_ROWS + r) * 4)
-            : v.loadSplat(rowsOfA[r], u * 4),
+          packed ? v.loadSplat(a, (u * TILE_ROWS + r) * 4) : v.loadSplat(rowsOfA[r], u * 4),
         );
         for (const half of [0, 1]) f.set(sums[r][half], f.madd(factor, b[half], sums[r][half]));
       }
@@ -134,7 +132,7 @@ export function packRows(module: Module): Func {
     f.set(i, i32.const(0));
     f.for(i, steps, 1, () => {
       for (const at of [0, 16]) f.store(to, v.load(from, at), at);
-      if (number === 2) for (const at of [0, 16]) f.store(second, v.load(from, 32 + at), at);
+      if (number === 2) { for (const at of [0, 16]) f.store(second, v.load(from, 32 + at), at); }
       f.set(from, f.plus(from, stride));
       f.increase(to, 32);
       if (number === 2) f.increase(second, 32);
@@ -256,7 +254,12 @@ export interface BlockSpec {
 }
 
 /** C (+)= A · panels, tile by tile. */
-export function multiplyBlock(f: Func, micro: readonly Func[], packed: boolean, s: BlockSpec): void {
+export function multiplyBlock(
+  f: Func,
+  micro: readonly Func[],
+  packed: boolean,
+  s: BlockSpec,
+): void {
   const panel = f.local("i32", i32.const(0)), row = f.local("i32");
   const b = f.pointer(s.b), column = f.pointer(s.c);
   const a = f.pointer(), c = f.pointer();

@@ -121,18 +121,19 @@ export class Group {
       );
     }
     const last = nodes.at(-1);
-    this.#expression = last
-      ? this.#leafOf.get(last.outputs[0])!
-      : this.#operand(seed ?? target);
-    this.#isLine = !seed && !keepRows && this.#leaves.every((leaf) =>
-      leaf.kind === "scalar" || leaf.kind === "elements" ||
-      (leaf.kind === "memory" && (leaf.row.kind === "first" ? !leaf.wide : this.#isWhole(leaf)))
-    );
+    this.#expression = last ? this.#leafOf.get(last.outputs[0])! : this.#operand(seed ?? target);
+    this.#isLine = !seed && !keepRows &&
+      this.#leaves.every((leaf) =>
+        leaf.kind === "scalar" || leaf.kind === "elements" ||
+        (leaf.kind === "memory" && (leaf.row.kind === "first" ? !leaf.wide : this.#isWhole(leaf)))
+      );
     this.rows = this.#isLine ? 1 : matrix.rows;
     this.cols = this.#isLine ? matrix.rows * matrix.cols : matrix.cols;
     this.params[0] = this.cols;
     const text = keyOf(this.#expression, (value) => this.#param(value));
-    this.key = `${this.#isLine ? "line" : "rows"} ${this.cols % 4} ${JSON.stringify(this.#leaves)} ${text}`;
+    this.key = `${this.#isLine ? "line" : "rows"} ${this.cols % 4} ${
+      JSON.stringify(this.#leaves)
+    } ${text}`;
   }
 
   #isWhole({ row, wide }: Leaf & { kind: "memory" }): boolean {

@@ -25,10 +25,14 @@ import {
 } from "./threads.ts";
 
 /** What a queue is made with: the device's memory and how it is used. */
-export type QueueParts = Pick<SharedState, "memory" | "threads" | "wide" | "counters" | "scratch">;
-
-/** Milliseconds without work after which threads end. */
-const IDLE = 1000;
+export type QueueParts =
+  & Pick<SharedState, "memory" | "threads" | "wide" | "counters" | "scratch">
+  & {
+    /** Milliseconds without work after which threads end. */
+    idle: number;
+    /** Name of a kernel, by its number. */
+    nameOf(kernel: number): string;
+  };
 
 /** Commands on their way to the threads. */
 export class Queue {
@@ -36,7 +40,8 @@ export class Queue {
   readonly state: SharedState;
   /** The calling thread's, where no memory can be shared. */
   readonly #executor?: Executor;
-  readonly #workers: Worker[] = [];
+  readonly #idle: number;
+  readonly #nameOf: (kernel: number) => string;
   /** Where host data goes next in the staging area. */
   #staged = 0;
   /** For each half of the staging area, the number of commands after which it is free. */
@@ -46,10 +51,13 @@ export class Queue {
   #url?: string;
 
   /** Starts no thread yet. */
-  constructor({ memory, threads, wide, counters, scratch }: QueueParts) {
+  constructor({ memory, threads, wide, counters, scratch, idle, nameOf }: QueueParts) {
+    this.#idle = idle;
+    this.#nameOf = nameOf;
     const isShared = typeof SharedArrayBuffer !== "undefined" &&
       memory.buffer as ArrayBufferLike instanceof SharedArrayBuffer;
-    const block = (bytes: number) => isShared ? new SharedArrayBuffer(bytes) : new ArrayBuffer(bytes);
+    const block = (bytes: number) =>
+      isShared ? new SharedArrayBuffer(bytes) : new ArrayBuffer(bytes);
     this.state = {
       ...{ memory, threads, wide, counters, scratch },
       control: new Int32Array(block(4 * (CONTROL.threads + THREAD_WORDS * threads))),
@@ -87,8 +95,12 @@ export class Queue {
   check(): void {
     const { control, text } = this.state;
     if (Atomics.load(control, CONTROL.failed) === 0) return;
-    const message = text.slice(0, text.indexOf(0));
-    throw new Error(`the CPU device failed: ${new TextDecoder().decode(message)}`);
+    const message = new TextDecoder().decode(text.slice(0, text.indexOf(0)));
+    const named = message.replace(
+      /^kernel (\d+)/,
+      (_, number) => `kernel ${this.#nameOf(Number(number))}`,
+    );
+    throw new Error(`the CPU device failed: ${named}`);
   }
 
   /** Adds a command. */
@@ -123,9 +135,8 @@ export class Queue {
         this.#fail(event.message);
         event.preventDefault();
       };
-      const start: ThreadStart = { state: this.state, id, idle: IDLE };
+      const start: ThreadStart = { state: this.state, id, idle: this.#idle };
       thread.postMessage(start);
-      this.#workers[id] = thread;
     }
   }
 
@@ -182,10 +193,15 @@ export class Queue {
   }
 
   #allGone(): boolean {
+    return this.isIdle && this.threadsAlive === 0;
+  }
+
+  /** Threads that are alive. */
+  get threadsAlive(): number {
     const { control, threads } = this.state;
-    return this.isIdle &&
-      Array.from({ length: threads }, (_, id) => Atomics.load(control, wordOf(id)))
-        .every((isGone) => isGone === 1);
+    if (this.#executor) return 0;
+    const gone = Array.from({ length: threads }, (_, id) => Atomics.load(control, wordOf(id)));
+    return gone.filter((isGone) => isGone === 0).length;
   }
 
   /** Waits, without letting anything else on this thread happen. */
@@ -213,7 +229,7 @@ export class Queue {
     const isDone = () => distance(this.#done, until) >= 0;
     while (!isDone()) {
       this.check();
-        const done = this.#done;
+      const done = this.#done;
       if (isDone()) break;
       await (Atomics as unknown as {
         waitAsync(words: Int32Array, at: number, value: number, ms: number): {

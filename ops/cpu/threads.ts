@@ -157,7 +157,9 @@ export function createExecutor(
       }
       meet();
     }
-    if (time >= 0 && id === 0) new Float32Array(memory.buffer, time, 1)[0] += performance.now() - begun;
+    if (time >= 0 && id === 0) {
+      new Float32Array(memory.buffer, time, 1)[0] += performance.now() - begun;
+    }
   };
   state.kernels.forEach(([address, length], i) => load(i, address, length));
   return {
@@ -223,7 +225,9 @@ export function worker(create: typeof createExecutor): void {
         control[own + 1] = done;
         Atomics.store(control, own, 1);
         // Work that came in between is the host's to see, unless it has looked already.
-        if (Atomics.load(control, 0) === done || Atomics.compareExchange(control, own, 1, 0) !== 1) {
+        if (
+          Atomics.load(control, 0) === done || Atomics.compareExchange(control, own, 1, 0) !== 1
+        ) {
           break;
         }
         continue;
