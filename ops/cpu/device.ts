@@ -15,7 +15,6 @@ import {
   type DeviceLimits,
   type PreparedList,
   type Readback,
-  RUN_WORDS,
   type Stopwatch,
   type Submission,
 } from "../program/device.ts";
