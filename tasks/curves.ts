@@ -126,7 +126,7 @@ export async function curves(metrics: readonly MetricRecord[]): Promise<string> 
     const drawn: string[] = [];
     for (const { title, figures } of charts) {
       const present = Object.entries(figures).filter(([figure]) =>
-        metrics.some((record) => figure in record)
+        metrics.some((record) => Number.isFinite(record[figure]))
       ) as Names;
       if (present.length > 0) drawn.push(await chart(title, size, present, metrics));
     }
@@ -151,7 +151,8 @@ async function chart(
     figures.map((figure) => points(metrics, kind, figure));
   const [train, heldout] = [curves("train"), curves("heldout")];
   const baseline = figures.some((figure) => WITH_BASELINE.includes(figure))
-    ? metrics.findLast(({ baselineAccuracy }) => baselineAccuracy !== undefined)?.baselineAccuracy
+    ? metrics.findLast(({ baselineAccuracy }) => Number.isFinite(baselineAccuracy))
+      ?.baselineAccuracy
     : undefined;
 
   const spec = curveSpec(
@@ -178,7 +179,7 @@ function points(
 ): Point[] {
   return metrics.flatMap((record) => {
     const value = record[figure];
-    const here = record.kind === kind && typeof value === "number";
+    const here = record.kind === kind && typeof value === "number" && Number.isFinite(value);
     return here ? [{ update: record.update, value, figure }] : [];
   });
 }

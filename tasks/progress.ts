@@ -79,7 +79,8 @@ export function startProgress(total: number, output: Output = process.stderr): P
 }
 
 /**
- * A record as one line: update, held-out or not, then every figure that the record has.
+ * A record as one line: update, held-out or not, then every figure that the record has, with a dash
+ * for one that is no number.
  *
  * @param total how many updates there will be, for the width of the first column
  *
@@ -101,7 +102,7 @@ export function progressLine(record: MetricRecord, total: number): string {
 function figuresOf(record: MetricRecord, keys: readonly FigureKey[]): string[] {
   return keys.flatMap((key) => {
     const value = record[key];
-    if (typeof value !== "number") return [];
+    if (value === undefined || typeof value === "string") return [];
     const { short, style } = FIGURES[key];
     const text = formatFigure(key, value).padStart(WIDTHS[style]);
     return [style === "rate" ? `${text} ${short}` : `${short} ${text}`];

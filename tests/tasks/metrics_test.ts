@@ -3,7 +3,14 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../ops/errors.ts";
-import { type MetricRecord, openMetrics, readMetrics } from "../../tasks/metrics.ts";
+import {
+  type FigureKey,
+  FIGURES,
+  formatFigure,
+  type MetricRecord,
+  openMetrics,
+  readMetrics,
+} from "../../tasks/metrics.ts";
 import { progressLine, startProgress } from "../../tasks/progress.ts";
 
 async function withFile(work: (path: string) => Promise<void>): Promise<void> {
@@ -72,7 +79,7 @@ Deno.test("a broken line elsewhere is named, and the file is left as it is", () 
     assert.equal(await readFile(path, "utf8"), text);
   }));
 
-Deno.test("numbers that JSON cannot hold are left out", () =>
+Deno.test("numbers that JSON cannot hold become null", () =>
   withFile(async (path) => {
     await append(path, 0, {
       kind: "train",
@@ -81,7 +88,16 @@ Deno.test("numbers that JSON cannot hold are left out", () =>
       rtdPrecision: NaN,
       gradNorm: Infinity,
     });
-    assert.deepEqual(await readMetrics(path), [train(1, 2)]);
+    assert.equal(
+      await readFile(path, "utf8"),
+      '{"kind":"train","update":1,"loss":2,"rtdPrecision":null,"gradNorm":null}\n',
+    );
+    const [record] = await readMetrics(path);
+    assert.deepEqual(record, { ...train(1, 2), rtdPrecision: null, gradNorm: null });
+    assert.equal(
+      progressLine(record, 9),
+      "1/9  loss  2.000  prec      –",
+    );
   }));
 
 const METRO: MetricRecord = {
@@ -111,6 +127,17 @@ Deno.test("a progress line shows the record's own numbers, aligned", () => {
     progressLine({ kind: "heldout", update: 7, loss: 10.5, accuracy: 0.5 }, 1000),
     "   7/1000  held-out  loss 10.500  acc  50.0%",
   );
+});
+
+Deno.test("what is no number is shown as a dash, whatever figure it is of", () => {
+  for (const key of Object.keys(FIGURES) as FigureKey[]) {
+    for (const none of [NaN, Infinity, -Infinity, null]) assert.equal(formatFigure(key, none), "–");
+  }
+  const nothing = Object.fromEntries(Object.keys(METRO).map((key) => [key, NaN]));
+  const line = progressLine({ ...nothing, kind: "train", update: 1 }, 10);
+  assert.doesNotMatch(line, /NaN|Infinity|null/);
+  // A column keeps its place.
+  assert.equal(line.length, progressLine({ ...METRO, update: 1 }, 10).length);
 });
 
 Deno.test("away from a terminal, progress is a line every few seconds and at the end", () => {

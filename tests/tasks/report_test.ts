@@ -63,6 +63,15 @@ Deno.test("charts of figures that a run does not have are left out", async () =>
   ]);
 });
 
+Deno.test("figures that are no numbers stand as dashes, and are not drawn", async () => {
+  const none = { rtdRecall: 0, rtdPrecision: null, gradNorm: NaN };
+  const metrics = [1, 2].map((update): MetricRecord => ({ kind: "train", update, ...none }));
+  const page = await report({ name: "early", config: CONFIG, metrics });
+  assert.deepEqual(labels(page), ["RTD over updates 1 to 2: train from 0.0% to 0.0%."]);
+  assert.match(page, /<th scope="row">RTD precision<\/th><td>–<\/td><td>–<\/td>/);
+  assert.doesNotMatch(page, /NaN|Infinity|null/);
+});
+
 Deno.test("a report needs nothing else: no script, no network", async () => {
   const page = await report({ name: "first", config: CONFIG, metrics: metroRun(20) });
   const references = page.replaceAll(/xmlns(:xlink)?="[^"]*"/g, "");
