@@ -44,7 +44,7 @@ const SECTIONS: readonly { title: string; size: Size; charts: readonly Chart[] }
     charts: [
       { title: "Accuracy", figures: { accuracy: "accuracy" } },
       { title: "MLM accuracy", figures: { mlmAccuracy: "accuracy" } },
-      { title: "RTD", figures: { rtdRecall: "recall", rtdPrecision: "precision" } },
+      { title: "RTD", figures: { rtdRecall: "recall", rtdPrecision: "precision", rtdAuc: "AUC" } },
       {
         title: "CLM accuracy",
         figures: { clmAccuracyReplaced: "replaced positions", clmAccuracyOther: "other positions" },
@@ -68,6 +68,7 @@ const WITH_BASELINE: readonly FigureKey[] = ["accuracy", "mlmAccuracy", "clmAccu
 const AXIS_FORMATS = {
   loss: "~r",
   percent: ".0%",
+  area: ".2f",
   small: "~e",
   rate: "~s",
   count: "~s",

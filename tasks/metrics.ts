@@ -29,7 +29,7 @@ export interface Figure {
   /** In the narrow progress line: "mlm acc". */
   short: string;
   /** How its values are written. */
-  style: "loss" | "percent" | "rate" | "count" | "time" | "small";
+  style: "loss" | "percent" | "area" | "rate" | "count" | "time" | "small";
 }
 
 /** Every figure that a run may record, by key. */
@@ -42,6 +42,7 @@ export const FIGURES = {
   mlmAccuracy: { label: "MLM accuracy", short: "mlm acc", style: "percent" },
   rtdRecall: { label: "RTD recall", short: "rtd rec", style: "percent" },
   rtdPrecision: { label: "RTD precision", short: "prec", style: "percent" },
+  rtdAuc: { label: "RTD area under the ROC curve", short: "auc", style: "area" },
   clmAccuracyReplaced: {
     label: "CLM accuracy on replaced positions",
     short: "clm acc repl",
@@ -92,6 +93,7 @@ export function formatFigure(figure: FigureKey, value: number | null): string {
 const WRITERS: Readonly<Record<Figure["style"], (value: number) => string>> = {
   loss: (value) => fixedText(value, 3),
   percent: (share) => percentText(share),
+  area: (value) => fixedText(value, 3),
   rate: separated,
   count: separated,
   time: formatTime,

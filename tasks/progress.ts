@@ -19,6 +19,7 @@ const ROWS: readonly (readonly FigureKey[])[] = [
     "mlmAccuracy",
     "rtdRecall",
     "rtdPrecision",
+    "rtdAuc",
     "clmAccuracyReplaced",
     "clmAccuracyOther",
   ],
@@ -33,7 +34,7 @@ const LINE: readonly FigureKey[] = [
 ];
 
 /** Columns that a value takes, so that lines stand under one another. */
-const WIDTHS = { loss: 6, percent: 6, rate: 6, small: 7, count: 6, time: 7 } as const;
+const WIDTHS = { loss: 6, percent: 6, area: 5, rate: 6, small: 7, count: 6, time: 7 } as const;
 
 /** The library writes notes over the bars without erasing these first. */
 const ERASE_REST_OF_LINE = "\x1b[K";

@@ -113,6 +113,7 @@ const METRO: MetricRecord = {
   mlmAccuracy: 0.123,
   rtdRecall: 0.4,
   rtdPrecision: 1,
+  rtdAuc: 0.8124,
   clmAccuracyReplaced: 0.01,
   clmAccuracyOther: 0.345,
 };
@@ -121,7 +122,7 @@ Deno.test("a progress line shows the record's own numbers, aligned", () => {
   assert.equal(
     progressLine(METRO, 1000),
     " 120/1000  loss  9.123  mlm  6.100  rtd  0.050  clm  5.120  mlm acc  12.3%  rtd rec  40.0%" +
-      "  prec 100.0%  clm acc repl   1.0%  other  34.5%  lr 2.00e-4  12,346 tok/s",
+      "  prec 100.0%  auc 0.812  clm acc repl   1.0%  other  34.5%  lr 2.00e-4  12,346 tok/s",
   );
   assert.equal(
     progressLine({ kind: "heldout", update: 7, loss: 10.5, accuracy: 0.5 }, 1000),
