@@ -6,7 +6,8 @@
  * complete. It walks k in slices of 256: a slice of B is packed into panels of 8 columns (8 KiB, which stay
  * in the first-level cache), and tiles of 6 × 8 numbers of C stay in registers while k passes by. Sixteen
  * registers hold 12 vectors of C, two of B and one of A, whose numbers are spread as they are read. A is
- * read where it lies; a slice of it is transposed first if it is stored so. One micro-kernel serves all.
+ * read where it lies; a slice of it is transposed first if it is stored so, or copied if its rows lie at
+ * multiples of 2 KiB, which a cache can keep few of. One micro-kernel serves all.
  *
  * Every number of C is one chain of multiply-adds along k: cutting C differently does not change the bits.
  *
@@ -230,6 +231,32 @@ export function transposeRows(module: Module): Func {
   return f;
 }
 
+/**
+ * Copies a piece of A. Arguments: address of the first number, bytes from one row to the next, address of the
+ * copy, bytes from one of its rows to the next, numbers of a row, rows. Up to 3 numbers behind each row of
+ * the copy hold anything.
+ */
+export function copyRows(module: Module): Func {
+  const pointer = module.kind.wide ? "i64" : "i32";
+  const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
+  const [a, stride, to, strideTo, numbers, rows] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const row = f.local("i32"), i = f.local("i32");
+  const from = f.pointer(), into = f.pointer();
+  f.for(row, rows, 1, () => {
+    f.set(from, a);
+    f.set(into, to);
+    f.set(i, i32.const(0));
+    f.for(i, numbers, 4, () => {
+      f.store(into, v.load(from));
+      f.increase(from, 16);
+      f.increase(into, 16);
+    });
+    f.set(a, f.plus(a, stride));
+    f.set(to, f.plus(to, strideTo));
+  });
+  return f;
+}
+
 /** What {@link multiplyBlock} multiplies. */
 export interface BlockSpec {
   /** Rows of C. */
@@ -282,6 +309,11 @@ export function multiplyBlock(f: Func, micro: readonly Func[], s: BlockSpec): vo
   });
 }
 
+/** Rows at multiples of so many numbers fall on few places of a cache. */
+const AWKWARD = 512;
+/** Bytes from one row of a transposed or copied slice of A to the next: no power of two. */
+const TURNED_BYTES = (SLICE + 16) * 4;
+
 /** How C is cut into blocks. */
 interface Blocks {
   rows: number;
@@ -302,9 +334,11 @@ const LEAST_WORK = 300_000, BLOCKS_PER_THREAD = 2;
  * Blocks that keep their C and slices of B in the second-level cache and are enough for all threads to have
  * some, if each is still worth taking. How C is cut does not show in it.
  */
-export function blocksOf({ m, n, k, batch = 1, transA, threads }: MatmulSpec): Blocks {
+export function blocksOf(
+  { m, n, k, batch = 1, transA, threads, lda = transA ? m : k }: MatmulSpec,
+): Blocks {
   // Rows of A are used once for each block of columns; where they are packed, more columns are better.
-  let rows = evenly(m, transA ? 132 : 192, TILE_ROWS);
+  let rows = evenly(m, transA || lda % AWKWARD === 0 ? 132 : 192, TILE_ROWS);
   const most = Math.min(BLOCK_B / SLICE, Math.floor(BLOCK_C / rows / PANEL) * PANEL);
   let cols = evenly(n, Math.max(PANEL, most), PANEL);
   const count = () => Math.ceil(m / rows) * Math.ceil(n / cols) * batch;
@@ -327,7 +361,9 @@ export function matmulLaunch(spec: MatmulSpec, a: Operand, b: Operand, finish: F
   const { lda = transA ? m : k } = spec;
   const ldb = transB ? k : n;
   const blocks = blocksOf(spec);
-  const own = [m, n, k, lda * 4, ldb * 4, blocks.rows, blocks.cols, blocks.down, blocks.across];
+  const isCopied = lda % AWKWARD === 0 && k > PANEL ? 1 : 0;
+  const { rows, cols, down, across } = blocks;
+  const own = [m, n, k, lda * 4, ldb * 4, rows, cols, down, across, isCopied];
   return {
     name: `${name} ${transA ? "T" : "N"}${transB ? "T" : "N"}`,
     operands: [a, b, ...finish.operands],
@@ -351,13 +387,14 @@ function emitMatmul(
   const { f, module } = kernel;
   const micro = microKernels(module);
   const packB = transB ? packColumns(module) : packRows(module);
-  const transpose = transA ? transposeRows(module) : undefined;
-  const [m, n, k, strideA, strideB, blockRows, blockCols, down, across] = Array.from(
+  const turn = transA ? transposeRows(module) : copyRows(module);
+  const [m, n, k, strideA, strideB, blockRows, blockCols, down, across, isCopied] = Array.from(
     { length: params },
     (_, i) => kernel.param(i),
   );
   const scope = kernel.scope(2, params);
-  const turnedBytes = f.local("i32", i32.const(SLICE * 4));
+  const turnedBytes = i32.const(TURNED_BYTES);
+  const near = f.pointer(), nearStride = f.local("i32");
   const [c, panels, turned] = [0, AT_B, AT_A].map((at) => kernel.scratch(at));
   kernel.items((item) => {
     const rest = f.local("i32", i32.divU(item, across));
@@ -379,13 +416,24 @@ function emitMatmul(
       const steps = f.local("i32", i32.minU(i32.sub(k, done), i32.const(SLICE)));
       f.call(packB, b, strideB, panels, steps, transB ? cols : panelCount);
       const stepBytes = i32.shl(steps, i32.const(2));
-      if (transpose) f.call(transpose, a, strideA, turned, turnedBytes, steps, rows);
+      const fetch = () => {
+        f.call(turn, a, strideA, turned, turnedBytes, steps, rows);
+        f.set(near, turned);
+        f.set(nearStride, turnedBytes);
+      };
+      if (transA) fetch();
+      else {
+        f.if(isCopied, fetch, () => {
+          f.set(near, a);
+          f.set(nearStride, strideA);
+        });
+      }
       multiplyBlock(f, micro, {
         rows,
         panels: panelCount,
         steps,
-        a: transpose ? turned : a,
-        strideA: transpose ? turnedBytes : strideA,
+        a: near,
+        strideA: nearStride,
         b: panels,
         c,
         strideC,
