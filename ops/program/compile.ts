@@ -38,7 +38,7 @@ export interface ProgramSpec {
 export interface ProgramMemory {
   /** The window of a state tensor. */
   state?(name: string): BufferView;
-  /** Buffers for intermediate values; private ones if absent. */
+  /** Buffers for intermediate values; the program's own if absent. */
   workspace?: Workspace;
 }
 
@@ -110,6 +110,8 @@ interface ProgramParts {
   outputs: Map<string, OutputPlace>;
   scalarNames: string[];
   owned: DeviceBuffer[];
+  /** Its own, if it was given none. */
+  workspace?: Workspace;
 }
 
 /** A compiled program. Made by {@link compile}. */
@@ -132,6 +134,7 @@ export class Program {
   readonly #runFloats = new Float32Array(this.#runWords.buffer);
   readonly #scalarNames: string[];
   readonly #owned: DeviceBuffer[];
+  readonly #workspace?: Workspace;
 
   /** Use {@link compile}. */
   constructor(parts: ProgramParts) {
@@ -145,6 +148,7 @@ export class Program {
     this.#outputs = parts.outputs;
     this.#scalarNames = parts.scalarNames;
     this.#owned = parts.owned;
+    this.#workspace = parts.workspace;
   }
 
   /** Kernel names, in the order of the launches. */
@@ -255,9 +259,10 @@ export class Program {
     }
   }
 
-  /** Frees what the program owns; state and workspace belong to others. */
+  /** Frees what the program owns; state and a workspace that was given to it belong to others. */
   destroy(): void {
     this.list.destroy();
+    this.#workspace?.destroy();
     for (const buffer of this.#owned) this.#device.destroyBuffer(buffer);
   }
 }
@@ -307,6 +312,7 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
     outputs: new Map(outputs),
     scalarNames,
     owned,
+    workspace: memory.workspace ? undefined : workspace,
   });
 }
 
