@@ -34,11 +34,13 @@ import {
   sum,
   type Tensor,
   where,
+  zeros,
 } from "../ops/mod.ts";
 import { type ModelConfig, type ObjectiveConfig, SPECIAL } from "./config.ts";
 import { languageModel, languageModelLogits, rtdLogits } from "./heads.ts";
 import { type LossCounts, NONE, slotsPerSequence } from "./metro_batch.ts";
 import type { Parameters } from "./parameters.ts";
+import { countAbove, ROC_THRESHOLDS } from "./roc.ts";
 import { decode, encode } from "./transformer.ts";
 
 /** Identifies the randomness of sampling; the streams of dropout are smaller. */
@@ -60,35 +62,38 @@ export interface MetroInputs {
   noise?: Tensor;
 }
 
-/** Names of the sums of {@link MetroOutputs}. */
-export const METRO_SUMS = [
-  "mlmNll",
-  "mlmCorrect",
-  "clmNll",
-  "clmLoss",
-  "clmReplaced",
-  "clmReplacedCorrect",
-  "clmOther",
-  "clmOtherCorrect",
-  "rtdLoss",
-  "rtdReplaced",
-  "rtdPredicted",
-  "rtdReplacedPredicted",
-] as const;
+/** Names of the sums of {@link MetroOutputs}, with their shapes. */
+export const METRO_SUMS = {
+  mlmNll: [],
+  mlmCorrect: [],
+  clmNll: [],
+  clmLoss: [],
+  clmReplaced: [],
+  clmReplacedCorrect: [],
+  clmOther: [],
+  clmOtherCorrect: [],
+  rtdLoss: [],
+  rtdReplaced: [],
+  rtdPredicted: [],
+  rtdReplacedPredicted: [],
+  rtdAbove: [ROC_THRESHOLDS.length],
+  rtdReplacedAbove: [ROC_THRESHOLDS.length],
+} as const satisfies Readonly<Record<string, readonly number[]>>;
 
 /**
  * Sums over the batch, for metrics. `mlm*` are over the selected positions. `clm*` and `rtd*` are over
  * the positions that count in their losses: `clmNll` is plain, `clmLoss` as it is minimised; they
  * split into positions whose token was `Replaced` and `Other` ones. `rtdPredicted` counts positions
- * taken for replaced, `rtdReplacedPredicted` those where that is right.
+ * taken for replaced, `rtdReplacedPredicted` those where that is right. `rtd*Above` are the same two
+ * counts at each of {@link ROC_THRESHOLDS}.
  */
-export type MetroSums = Record<typeof METRO_SUMS[number], Tensor>;
+export type MetroSums = Record<keyof typeof METRO_SUMS, Tensor>;
 
 /** What {@link metro} returns. */
 export interface MetroOutputs {
   /** This batch's part of equation 13 for the whole update, []; needs the run's {@link lossScalars}. */
   loss: Tensor;
-  /** Sums for metrics, each []. */
+  /** Sums for metrics, of the shapes of {@link METRO_SUMS}. */
   sums: MetroSums;
   /** What the main model's encoder read, u32 [batch, length]. */
   noise: Tensor;
@@ -258,14 +263,17 @@ function detect(
   const logits = rtdLogits(p, config, selectedOnly ? rowsAt(h, positions) : h);
   const labels = selectedOnly ? valuesAt(isReplaced, positions) : isReplaced;
   const counted = selectedOnly ? isSome(positions) : isToken(tokens);
+  const replaced = mul(labels, counted);
   const predicted = mul(counted, sub(scalar(1), greater(scalar(0), logits)));
   return {
     logits,
     sums: {
       rtdLoss: sum(mul(sigmoidCrossEntropy(logits, labels), counted)),
-      rtdReplaced: sum(mul(labels, counted)),
+      rtdReplaced: sum(replaced),
       rtdPredicted: sum(predicted),
       rtdReplacedPredicted: sum(mul(predicted, labels)),
+      rtdAbove: countAbove(logits, counted),
+      rtdReplacedAbove: countAbove(logits, replaced),
     },
   };
 }
@@ -390,6 +398,13 @@ function orOne(total: Tensor): Tensor {
 }
 
 function noRtdSums() {
-  const zero = scalar(0);
-  return { rtdLoss: zero, rtdReplaced: zero, rtdPredicted: zero, rtdReplacedPredicted: zero };
+  const zero = scalar(0), none = zeros(METRO_SUMS.rtdAbove);
+  return {
+    rtdLoss: zero,
+    rtdReplaced: zero,
+    rtdPredicted: zero,
+    rtdReplacedPredicted: zero,
+    rtdAbove: none,
+    rtdReplacedAbove: none,
+  };
 }

@@ -19,6 +19,7 @@ export * from "./parameters.ts";
 export * from "./pickle.ts";
 export * from "./presets.ts";
 export * from "./rank.ts";
+export * from "./roc.ts";
 export * from "./relative.ts";
 export * from "./safetensors.ts";
 export * from "./shard_index.ts";

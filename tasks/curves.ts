@@ -44,7 +44,7 @@ const SECTIONS: readonly { title: string; size: Size; charts: readonly Chart[] }
     charts: [
       { title: "Accuracy", figures: { accuracy: "accuracy" } },
       { title: "MLM accuracy", figures: { mlmAccuracy: "accuracy" } },
-      { title: "RTD", figures: { rtdRecall: "recall", rtdPrecision: "precision" } },
+      { title: "RTD", figures: { rtdRecall: "recall", rtdPrecision: "precision", rtdAuc: "AUC" } },
       {
         title: "CLM accuracy",
         figures: { clmAccuracyReplaced: "replaced positions", clmAccuracyOther: "other positions" },
@@ -68,6 +68,7 @@ const WITH_BASELINE: readonly FigureKey[] = ["accuracy", "mlmAccuracy", "clmAccu
 const AXIS_FORMATS = {
   loss: "~r",
   percent: ".0%",
+  area: ".2f",
   small: "~e",
   rate: "~s",
   count: "~s",
@@ -126,7 +127,7 @@ export async function curves(metrics: readonly MetricRecord[]): Promise<string> 
     const drawn: string[] = [];
     for (const { title, figures } of charts) {
       const present = Object.entries(figures).filter(([figure]) =>
-        metrics.some((record) => figure in record)
+        metrics.some((record) => Number.isFinite(record[figure]))
       ) as Names;
       if (present.length > 0) drawn.push(await chart(title, size, present, metrics));
     }
@@ -151,7 +152,8 @@ async function chart(
     figures.map((figure) => points(metrics, kind, figure));
   const [train, heldout] = [curves("train"), curves("heldout")];
   const baseline = figures.some((figure) => WITH_BASELINE.includes(figure))
-    ? metrics.findLast(({ baselineAccuracy }) => baselineAccuracy !== undefined)?.baselineAccuracy
+    ? metrics.findLast(({ baselineAccuracy }) => Number.isFinite(baselineAccuracy))
+      ?.baselineAccuracy
     : undefined;
 
   const spec = curveSpec(
@@ -178,7 +180,7 @@ function points(
 ): Point[] {
   return metrics.flatMap((record) => {
     const value = record[figure];
-    const here = record.kind === kind && typeof value === "number";
+    const here = record.kind === kind && typeof value === "number" && Number.isFinite(value);
     return here ? [{ update: record.update, value, figure }] : [];
   });
 }

@@ -17,6 +17,7 @@ import { describePlace, expectFields, hash, type Place } from "./examples.ts";
 import { type LoadedModel } from "./model.ts";
 import { isPrerendered, PRERENDERED } from "./mixture.ts";
 import { nearest } from "./nearest.ts";
+import { percentText } from "./number_text.ts";
 import { alone, type Communicator } from "./parallel/communicator.ts";
 import { evalTemplates, T0_EVAL } from "./prompts/t0.ts";
 import { RenderError, Template } from "./prompts/template.ts";
@@ -498,5 +499,5 @@ function splitName(dataset: string): [string, string | null] {
 }
 
 function percent({ evaluation: { accuracy }, examples }: TemplateResult): string {
-  return examples === 0 ? "   –  " : `${(100 * accuracy).toFixed(2).padStart(6)}%`;
+  return percentText(examples === 0 ? NaN : accuracy, 2).padStart(7);
 }

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { UserError } from "../ops/graph/errors.ts";
 import { writeFile } from "./checkpoint.ts";
 import type { Evaluation } from "./evaluate.ts";
+import { percentText } from "./number_text.ts";
 import {
   compareRuns,
   comparisonLines,
@@ -51,7 +52,7 @@ export async function writeEvaluation(
   await writeFile(join(out, "summary.csv"), summaryCsv(summary));
   await writeFile(join(out, "summary.md"), summaryMarkdown(summary, comparison));
   await writeFile(join(out, "results.html"), await resultsPage({ name: run, runs, comparison }));
-  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share: number) => percentText(share, 1, " %");
   return [
     ...summaryLines(summary),
     ...(comparison ? ["", ...comparisonLines(comparison)] : []),

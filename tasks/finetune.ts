@@ -35,6 +35,7 @@ import {
   type RunModel,
   shortName,
 } from "./model.ts";
+import { NO_NUMBER, percentText } from "./number_text.ts";
 import { seq2seqObjective } from "./objective.ts";
 import { validate } from "./options.ts";
 import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
@@ -177,7 +178,7 @@ export async function finetune(
     if (leads) await writeJson(record, { ...await readJson(record) as object, used });
     say(
       `${trainer.programCount} programs; padding ` +
-        `${(100 * (batcher.paddingOverhead - 1)).toFixed(1)} % over the real tokens`,
+        `${percentText(batcher.paddingOverhead - 1, 1, " %")} over the real tokens`,
     );
     for (const line of badLines(mixture, batcher, [...bad, ...batcher.bad])) say(line);
   } catch (error) {
@@ -399,14 +400,14 @@ function mixtureRecord({ name, rule, templates, missing, datasets }: Mixture) {
 
 function mixtureLines(mixture: Mixture, table: readonly MixtureRow[]): string[] {
   const drops = Object.keys(DROPS) as (keyof typeof DROPS)[];
-  const percent = (n: number, of: number) => of === 0 ? "" : `${(100 * n / of).toFixed(1)} %`;
+  const percent = (n: number, of: number) => percentText(n / of, 1, " %");
   const cells = table.map(({ dataset, templates, rows, cap, share, counts }) => {
     const dropped = drops.reduce((sum, d) => sum + counts[d], 0);
     return [
       dataset,
       String(templates),
       String(rows),
-      cap >= rows ? "–" : String(cap),
+      cap >= rows ? NO_NUMBER : String(cap),
       percent(share, 1),
       percent(dropped, counts.seen),
       percent(counts.sourceCut, counts.seen),

@@ -10,6 +10,7 @@
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { UserError } from "../ops/graph/errors.ts";
 import { writeFile } from "./checkpoint.ts";
+import { fixedText, numberText, percentText } from "./number_text.ts";
 
 /** One line of `metrics.jsonl`. */
 export interface MetricRecord {
@@ -17,8 +18,8 @@ export interface MetricRecord {
   kind: "train" | "heldout";
   /** How many updates had been made. */
   update: number;
-  /** The figures, by the keys of {@link FIGURES}. */
-  [figure: string]: number | string;
+  /** The figures, by the keys of {@link FIGURES}; null, or NaN, for a share of nothing. */
+  [figure: string]: number | string | null;
 }
 
 /** How a figure is called and written. */
@@ -28,7 +29,7 @@ export interface Figure {
   /** In the narrow progress line: "mlm acc". */
   short: string;
   /** How its values are written. */
-  style: "loss" | "percent" | "rate" | "count" | "time" | "small";
+  style: "loss" | "percent" | "area" | "rate" | "count" | "time" | "small";
 }
 
 /** Every figure that a run may record, by key. */
@@ -41,6 +42,7 @@ export const FIGURES = {
   mlmAccuracy: { label: "MLM accuracy", short: "mlm acc", style: "percent" },
   rtdRecall: { label: "RTD recall", short: "rtd rec", style: "percent" },
   rtdPrecision: { label: "RTD precision", short: "prec", style: "percent" },
+  rtdAuc: { label: "RTD area under the ROC curve", short: "auc", style: "area" },
   clmAccuracyReplaced: {
     label: "CLM accuracy on replaced positions",
     short: "clm acc repl",
@@ -68,7 +70,8 @@ export const FIGURES = {
 export type FigureKey = keyof typeof FIGURES;
 
 /**
- * A figure's value as text: losses with three decimals, shares in percent, counts with separators.
+ * A figure's value as text: losses with three decimals, shares in percent, counts with separators; a
+ * dash for what is no number.
  *
  * @example
  * ```ts
@@ -77,24 +80,28 @@ export type FigureKey = keyof typeof FIGURES;
  *
  * assert.equal(formatFigure("mlmLoss", 6.25), "6.250");
  * assert.equal(formatFigure("rtdRecall", 0.5), "50.0%");
+ * assert.equal(formatFigure("rtdPrecision", 0 / 0), "–");
  * assert.equal(formatFigure("tokensPerSecond", 12345.6), "12,346");
  * assert.equal(formatFigure("learningRate", 2e-4), "2.00e-4");
  * assert.equal(formatFigure("seconds", 3725), "1:02:05");
  * ```
  */
-export function formatFigure(figure: FigureKey, value: number): string {
-  switch (FIGURES[figure].style) {
-    case "loss":
-      return value.toFixed(3);
-    case "percent":
-      return `${(100 * value).toFixed(1)}%`;
-    case "small":
-      return value.toExponential(2);
-    case "time":
-      return formatTime(value);
-    default:
-      return Math.round(value).toLocaleString("en-US");
-  }
+export function formatFigure(figure: FigureKey, value: number | null): string {
+  return numberText(value, WRITERS[FIGURES[figure].style]);
+}
+
+const WRITERS: Readonly<Record<Figure["style"], (value: number) => string>> = {
+  loss: (value) => fixedText(value, 3),
+  percent: (share) => percentText(share),
+  area: (value) => fixedText(value, 3),
+  rate: separated,
+  count: separated,
+  time: formatTime,
+  small: (value) => value.toExponential(2),
+};
+
+function separated(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
 }
 
 function formatTime(seconds: number): string {
@@ -106,7 +113,7 @@ function formatTime(seconds: number): string {
 /** A `metrics.jsonl` that is open for appending. */
 export interface MetricsFile {
   /**
-   * Adds a line. A number that is not finite (an accuracy of nothing: 0/0) is left out, since JSON
+   * Adds a line. A number that is not finite (an accuracy of nothing: 0/0) becomes null, since JSON
    * cannot hold it. Throws a `UserError` when the disk is full.
    */
   append(record: MetricRecord): Promise<void>;
@@ -204,10 +211,8 @@ function parseRecord(line: string): MetricRecord | undefined {
 }
 
 async function appendLine(file: FileHandle, path: string, record: MetricRecord): Promise<void> {
-  const finite = Object.entries(record).filter(([, value]) =>
-    typeof value === "string" || Number.isFinite(value)
-  );
-  const line = JSON.stringify(Object.fromEntries(finite)) + "\n";
+  // NaN and infinities become null.
+  const line = JSON.stringify(record) + "\n";
   try {
     await file.appendFile(line);
   } catch (error) {

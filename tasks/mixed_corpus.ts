@@ -6,6 +6,7 @@
  */
 import { UserError } from "../ops/graph/errors.ts";
 import { key } from "../ops/graph/random.ts";
+import { numberText, percentText } from "./number_text.ts";
 import type { BlockSource, PackedPart } from "./packed.ts";
 import { permute } from "./shuffle.ts";
 
@@ -174,7 +175,7 @@ export function describeMix(
   const tokens = parts.map((part, c) => part.tokens * passes[c]);
   const total = tokens.reduce((a, b) => a + b);
   return names.map((name, c) => {
-    const share = `${(100 * tokens[c] / total).toFixed(1)} % of the tokens`;
+    const share = `${percentText(tokens[c] / total, 1, " %")} of the tokens`;
     return `${name}: ${share}, ${rounded(passes[c])} passes per epoch`;
   });
 }
@@ -216,5 +217,5 @@ function counted(n: number, noun: string): string {
 
 /** Two digits that matter, or all before the point: 2.3, 0.012, 140. */
 function rounded(value: number): string {
-  return value >= 10 ? value.toFixed(0) : value.toPrecision(2);
+  return numberText(value, (x) => x >= 10 ? x.toFixed(0) : x.toPrecision(2));
 }

@@ -6,6 +6,7 @@
  */
 
 import {
+  areaUnderRoc,
   lossScalars,
   metro,
   METRO_SUMS,
@@ -21,14 +22,14 @@ import {
   seq2seqInputs,
   t5Lengths,
 } from "../models/mod.ts";
-import type { Tensor } from "../ops/mod.ts";
+import { sizeOf, type Tensor } from "../ops/mod.ts";
 import type { MicroBatch } from "./batches.ts";
 
 /** What a training graph yields for one micro-batch. */
 export interface TrainingGraph {
   /** Shape []: this micro-batch's part of the update's loss. */
   loss: Tensor;
-  /** Sums for the metrics, each [], by name. */
+  /** Sums for the metrics, by name. */
   sums: Readonly<Record<string, Tensor>>;
 }
 
@@ -52,12 +53,15 @@ export interface PreparedBatch extends BatchShape {
   tokens: number;
 }
 
+/** Metric sums as the host reads them, by name: one value, or those of a vector. */
+export type Sums = Record<string, number[]>;
+
 /** What a {@link Trainer} trains for. */
 export interface Objective {
   /** Parts of the model that it trains. */
   parts: readonly Part[];
-  /** Names of the sums, in the order of {@link TrainingGraph.sums}. */
-  sums: readonly string[];
+  /** Names and shapes of {@link TrainingGraph.sums}; [] for one number. */
+  sums: Readonly<Record<string, readonly number[]>>;
   /** Names of the counts of a micro-batch. */
   counts: readonly string[];
   /** The graph for micro-batches of a shape; `train: false` switches dropout off. */
@@ -68,7 +72,7 @@ export interface Objective {
     update: Record<string, number>,
   ): Record<string, number>;
   /** Figures for the metrics, from sums and counts. */
-  figures(sums: Record<string, number>, counts: Record<string, number>): Record<string, number>;
+  figures(sums: Sums, counts: Record<string, number>): Record<string, number>;
 }
 
 /** A pretraining objective: it makes its own inputs out of plain text. */
@@ -99,7 +103,8 @@ export function metroObjective(
       return { ...shapeOf(batch), inputs, counts: { ...counts } };
     },
     scalars: (micro, update) => lossScalars(config, lossCounts(micro), lossCounts(update)),
-    figures(s, counts) {
+    figures(sums, counts) {
+      const s = scalarsOf(sums);
       const { selected, tokens } = counts;
       const clmCount = config.maskedPositionsOnly === "none" ? tokens : selected;
       const rtdCount = config.maskedPositionsOnly === "both" ? selected : tokens;
@@ -115,6 +120,7 @@ export function metroObjective(
         ...(hasRtd && {
           rtdRecall: s.rtdReplacedPredicted / s.rtdReplaced,
           rtdPrecision: s.rtdReplacedPredicted / s.rtdPredicted,
+          rtdAuc: areaUnderRoc(sums.rtdAbove, sums.rtdReplacedAbove),
         }),
         clmAccuracyReplaced: s.clmReplacedCorrect / s.clmReplaced,
         clmAccuracyOther: s.clmOtherCorrect / s.clmOther,
@@ -148,7 +154,7 @@ export function t5Objective(
 export function seq2seqObjective(model: ModelConfig, labelSmoothing: number): Objective {
   return {
     parts: ["main"],
-    sums: ["clmNll", "clmLoss", "clmCorrect", "clmTokens"],
+    sums: { clmNll: [], clmLoss: [], clmCorrect: [], clmTokens: [] },
     counts: ["targets", "examples"],
     build: (parameters, { rows, length, target = length }, train) =>
       seq2seq(parameters, model, seq2seqInputs(rows, { source: length, target }), {
@@ -156,7 +162,10 @@ export function seq2seqObjective(model: ModelConfig, labelSmoothing: number): Ob
         labelSmoothing: train ? labelSmoothing : 0,
       }),
     scalars: (_micro, update) => ({ clmScale: 1 / Math.max(update.targets, 1) }),
-    figures: (s, { targets }) => ({ loss: s.clmLoss / targets, accuracy: s.clmCorrect / targets }),
+    figures(sums, { targets }) {
+      const { clmLoss, clmCorrect } = scalarsOf(sums);
+      return { loss: clmLoss / targets, accuracy: clmCorrect / targets };
+    },
   };
 }
 
@@ -166,6 +175,48 @@ function shapeOf({ length, rows, realTokens }: MicroBatch) {
 
 function lossCounts({ selected, tokens }: Record<string, number>) {
   return { selected, tokens };
+}
+
+/**
+ * Sums of one number each as numbers; of a vector, its first.
+ *
+ * @example
+ * ```ts
+ * import { scalarsOf } from "./objective.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { clmLoss, clmTokens } = scalarsOf({ clmLoss: [9], clmTokens: [3] });
+ * assert.equal(clmLoss / clmTokens, 3);
+ * ```
+ */
+export function scalarsOf(sums: Sums): Record<string, number> {
+  return Object.fromEntries(Object.entries(sums).map(([name, [first]]) => [name, first]));
+}
+
+/**
+ * Cuts a list of numbers into the sums that it holds one after the other.
+ *
+ * @param tensors names and shapes, in the order of the list
+ *
+ * @example
+ * ```ts
+ * import { namedSums } from "./objective.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(namedSums([["a", []], ["b", [2]]], [1, 2, 3]), { a: [1], b: [2, 3] });
+ * ```
+ */
+export function namedSums(
+  tensors: readonly (readonly [string, readonly number[]])[],
+  values: ArrayLike<number>,
+): Sums {
+  let at = 0;
+  return Object.fromEntries(
+    tensors.map(([name, shape]) => [
+      name,
+      Array.from({ length: sizeOf(shape) }, () => values[at++]),
+    ]),
+  );
 }
 
 /** Adds counts up. */

@@ -19,6 +19,7 @@ const ROWS: readonly (readonly FigureKey[])[] = [
     "mlmAccuracy",
     "rtdRecall",
     "rtdPrecision",
+    "rtdAuc",
     "clmAccuracyReplaced",
     "clmAccuracyOther",
   ],
@@ -33,7 +34,7 @@ const LINE: readonly FigureKey[] = [
 ];
 
 /** Columns that a value takes, so that lines stand under one another. */
-const WIDTHS = { loss: 6, percent: 6, rate: 6, small: 7, count: 6, time: 7 } as const;
+const WIDTHS = { loss: 6, percent: 6, area: 5, rate: 6, small: 7, count: 6, time: 7 } as const;
 
 /** The library writes notes over the bars without erasing these first. */
 const ERASE_REST_OF_LINE = "\x1b[K";
@@ -79,7 +80,8 @@ export function startProgress(total: number, output: Output = process.stderr): P
 }
 
 /**
- * A record as one line: update, held-out or not, then every figure that the record has.
+ * A record as one line: update, held-out or not, then every figure that the record has, with a dash
+ * for one that is no number.
  *
  * @param total how many updates there will be, for the width of the first column
  *
@@ -101,7 +103,7 @@ export function progressLine(record: MetricRecord, total: number): string {
 function figuresOf(record: MetricRecord, keys: readonly FigureKey[]): string[] {
   return keys.flatMap((key) => {
     const value = record[key];
-    if (typeof value !== "number") return [];
+    if (value === undefined || typeof value === "string") return [];
     const { short, style } = FIGURES[key];
     const text = formatFigure(key, value).padStart(WIDTHS[style]);
     return [style === "rate" ? `${text} ${short}` : `${short} ${text}`];

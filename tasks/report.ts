@@ -6,6 +6,7 @@
  */
 import { curves } from "./curves.ts";
 import { type FigureKey, FIGURES, formatFigure, type MetricRecord } from "./metrics.ts";
+import { NO_NUMBER } from "./number_text.ts";
 import { cards, escapeHtml, htmlPage } from "./page.ts";
 
 /** What a report is made from: the contents of a run folder. */
@@ -64,7 +65,9 @@ function finalTable(metrics: readonly MetricRecord[]): string {
   const rows = (Object.keys(FIGURES) as FigureKey[])
     .filter((key) => figureOf(train, key) ?? figureOf(heldout, key))
     .map((key) => {
-      const cells = [train, heldout].map((record) => `<td>${figureOf(record, key) ?? "–"}</td>`);
+      const cells = [train, heldout].map((record) =>
+        `<td>${figureOf(record, key) ?? NO_NUMBER}</td>`
+      );
       return `<tr><th scope="row">${FIGURES[key].label}</th>${cells.join("")}</tr>`;
     });
   if (rows.length === 0) return "<p>None yet.</p>";
@@ -84,14 +87,14 @@ ${rows.join("\n")}
 
 function configTable(config: Readonly<Record<string, unknown>>): string {
   const rows = Object.entries(config).map(([key, value]) =>
-    `<div><dt>${escapeHtml(key)}</dt><dd>${escapeHtml(textOf(value) ?? "–")}</dd></div>`
+    `<div><dt>${escapeHtml(key)}</dt><dd>${escapeHtml(textOf(value) ?? NO_NUMBER)}</dd></div>`
   );
   return `<dl class="config">\n${rows.join("\n")}\n</dl>`;
 }
 
 function figureOf(record: MetricRecord | undefined, key: FigureKey): string | undefined {
   const value = record?.[key];
-  return typeof value === "number" ? formatFigure(key, value) : undefined;
+  return value === undefined || typeof value === "string" ? undefined : formatFigure(key, value);
 }
 
 function count(n: number): string {

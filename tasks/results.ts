@@ -15,6 +15,7 @@ import { type ColumnTable, from, not, op, table } from "arquero";
 import { UserError } from "../ops/graph/errors.ts";
 import { key, Random } from "../ops/graph/random.ts";
 import { writeFile } from "./checkpoint.ts";
+import { percentText } from "./number_text.ts";
 import { T0_EVAL } from "./prompts/t0.ts";
 
 /** The result of one template on one dataset: a file. */
@@ -908,7 +909,8 @@ function safe(text: string): string {
 }
 
 /**
- * An accuracy in percent, with the papers' two decimals; empty if there is none.
+ * An accuracy in percent, with the papers' two decimals; empty if there is none, a dash if it is one of
+ * nothing.
  *
  * @example
  * ```ts
@@ -919,7 +921,7 @@ function safe(text: string): string {
  * ```
  */
 export function percent(share: number | undefined): string {
-  return share === undefined ? "" : (100 * share).toFixed(2);
+  return share === undefined ? "" : percentText(share, 2, "");
 }
 
 function signed(share: number): string {

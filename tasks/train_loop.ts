@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { type MetricRecord, openMetrics, readMetrics } from "./metrics.ts";
-import { addCounts, type Objective, type PreparedBatch } from "./objective.ts";
+import { addCounts, type Objective, type PreparedBatch, scalarsOf } from "./objective.ts";
 import { writeFile } from "./checkpoint.ts";
 import { alone, type Communicator, GroupEnded } from "./parallel/communicator.ts";
 import type { Numbered, Share } from "./parallel/share.ts";
@@ -133,7 +133,8 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
   /** Metric sums and counts since the last line become a line. */
   const log = async () => {
     const sums = await trainer.takeSums("train");
-    stopIfNotFinite(sums.badUpdate, saved, run, group);
+    const { gradNorm, badUpdate } = scalarsOf(sums);
+    stopIfNotFinite(badUpdate, saved, run, group);
     const { since } = state;
     state.seconds = performance.now() / 1000 - started;
     await show?.record({
@@ -145,7 +146,7 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
       tokensPerSecond: (state.tokens - since.tokens) / (state.seconds - since.seconds),
       learningRate: learningRate(config, state.update - 1),
       ...objective.figures(sums, state.counts),
-      gradNorm: sums.gradNorm / (state.update - since.update),
+      gradNorm: gradNorm / (state.update - since.update),
     });
     const { tokens, seconds, update } = state;
     state = { ...state, counts: {}, since: { tokens, seconds, update } };

@@ -11,6 +11,7 @@
  */
 
 import { type ModelConfig, parameterShapes, type Part } from "../models/mod.ts";
+import { UserError } from "../ops/graph/errors.ts";
 import {
   compile,
   type Device,
@@ -20,7 +21,14 @@ import {
   StateMemory,
   Workspace,
 } from "../ops/mod.ts";
-import { addCounts, type BatchShape, type Objective, type PreparedBatch } from "./objective.ts";
+import {
+  addCounts,
+  type BatchShape,
+  namedSums,
+  type Objective,
+  type PreparedBatch,
+  type Sums,
+} from "./objective.ts";
 import type { MomentKind } from "./optimizer_files.ts";
 import {
   cutSlabs,
@@ -43,6 +51,7 @@ import {
   lengthsOf,
   memoryOrder,
   microSpec,
+  sumTensors,
   updateSpec,
 } from "./training_programs.ts";
 
@@ -148,12 +157,7 @@ export class Trainer {
       );
     this.#moments = { mean: moment("mean gradients"), square: moment("mean squares") };
     if (size > 1) this.#exchange = new Exchange(device, group, buckets, places, this);
-    const sums = ["train", "heldout"].flatMap((kind) => objective.sums.map((s) => `${kind}/${s}`));
-    this.#sums = new StateMemory(
-      device,
-      [...sums, GRAD_NORM, BAD_UPDATE].map((name): [string, number[]] => [name, []]),
-      "metric sums",
-    );
+    this.#sums = new StateMemory(device, sumTensors(objective), "metric sums");
     this.#workspace = new Workspace(device);
     this.#updateProgram = this.#compileUpdate();
   }
@@ -289,32 +293,35 @@ export class Trainer {
    * @returns sums by name; for training also `gradNorm` (sum of the norms) and `badUpdate` (number of
    *   the first update whose gradient was not finite, else 0)
    */
-  async takeSums(kind: "train" | "heldout"): Promise<Record<string, number>> {
-    const values = await this.#ownSums();
-    const names = this.#objective.sums.map((s) => `${kind}/${s}`);
-    const of = (name: string) => values[this.#sums.names.indexOf(name)];
-    const shared = Float64Array.from(names, of);
+  async takeSums(kind: "train" | "heldout"): Promise<Sums> {
+    const own = await this.#ownSums();
+    const tensors = Object.entries(this.#objective.sums);
+    const shared = Float64Array.from(tensors.flatMap(([name]) => own[`${kind}/${name}`]));
     await this.#group.allReduce(shared);
-    const sums = Object.fromEntries(this.#objective.sums.map((name, i) => [name, shared[i]]));
+    const sums = namedSums(tensors, shared);
+    const names = tensors.map(([name]) => `${kind}/${name}`);
     if (kind === "train") {
       names.push(GRAD_NORM, BAD_UPDATE);
       // These are the same on every rank.
-      Object.assign(sums, { [GRAD_NORM]: of(GRAD_NORM), [BAD_UPDATE]: of(BAD_UPDATE) });
+      Object.assign(sums, { [GRAD_NORM]: own[GRAD_NORM], [BAD_UPDATE]: own[BAD_UPDATE] });
     }
-    for (const name of names) this.#sums.write(name, new Float32Array(1));
+    for (const name of names) this.#sums.write(name, new Float32Array(own[name].length));
     return sums;
   }
 
-  async #ownSums(): Promise<number[]> {
+  async #ownSums(): Promise<Sums> {
     const { buffer, size } = this.#sums.slab(0);
     const floats = new Float32Array(await this.#device.read(buffer, 0, size));
-    return this.#sums.names.map((name) => floats[this.#sums.view(name).offset / 4]);
+    return Object.fromEntries(this.#sums.names.map((name) => {
+      const from = this.#sums.place(name).offset / 4;
+      return [name, [...floats.subarray(from, from + sizeOf(this.#sums.shape(name)))]];
+    }));
   }
 
   /** All metric sums as they stand on the devices, per rank, for a checkpoint. Waits for the device. */
   async sums(): Promise<number[][]> {
     const { rank, size } = this.#group;
-    const own = await this.#ownSums();
+    const own = Object.values(await this.#ownSums()).flat();
     const all = new Float64Array(size * own.length);
     all.set(own, rank * own.length);
     await this.#group.allReduce(all);
@@ -327,20 +334,45 @@ export class Trainer {
   /**
    * Puts back what {@link sums} returned. As many ranks as before go on bit for bit; otherwise rank 0 takes
    * all of it over.
+   *
+   * @throws {UserError} if they are those of another objective
    */
   restoreSums(saved: readonly (readonly number[])[]): void {
     const { rank, size } = this.#group;
-    for (const [i, name] of this.#sums.names.entries()) {
+    const tensors = this.#savedSums(saved[0].length);
+    const ranks = saved.map((values) => namedSums(tensors, values));
+    for (const [name] of tensors) {
       const isShared = name === GRAD_NORM || name === BAD_UPDATE;
-      const total = rank > 0 ? 0 : saved.reduce((sum, values) => sum + values[i], 0);
-      const value = saved.length === size ? saved[rank][i] : isShared ? saved[0][i] : total;
-      this.#sums.write(name, Float32Array.of(value));
+      const total = (i: number) =>
+        rank > 0 ? 0 : ranks.reduce((sum, values) => sum + values[name][i], 0);
+      const values = saved.length === size
+        ? ranks[rank][name]
+        : isShared
+        ? ranks[0][name]
+        : ranks[0][name].map((_, i) => total(i));
+      this.#sums.write(name, Float32Array.from(values));
     }
+  }
+
+  /** What a checkpoint's list of so many numbers holds. */
+  #savedSums(count: number): [string, readonly number[]][] {
+    const all = sumTensors(this.#objective);
+    // Earlier checkpoints hold sums of one number only; the others start at 0.
+    const single = all.filter(([, shape]) => shape.length === 0);
+    const found = [all, single].find((tensors) =>
+      tensors.reduce((sum, [, shape]) => sum + sizeOf(shape), 0) === count
+    );
+    if (found) return found;
+    throw new UserError(
+      `training.json: got ${count} metric sums, which this version does not know; go on with the ` +
+        "version that wrote it",
+    );
   }
 
   /** Number of the first update whose gradient was not finite, among {@link sums}; 0 if there is none. */
   badUpdate(sums: readonly (readonly number[])[]): number {
-    return sums[0][this.#sums.names.indexOf(BAD_UPDATE)];
+    // It stands last.
+    return sums[0][sums[0].length - 1];
   }
 
   /** Frees all device memory. */

@@ -77,7 +77,7 @@ export function microSpec(
   const parameters = declareParameters(model, objective.parts);
   const { loss, sums } = objective.build(parameters, shape, train);
   const updates: [Tensor, Tensor][] = Object.entries(sums).map(([name, value]) => {
-    const total = state(`${kind}/${name}`, []);
+    const total = state(`${kind}/${name}`, value.shape);
     return [total, add(total, value)];
   });
   if (train) {
@@ -126,6 +126,29 @@ export function updateSpec(
   const first = where(greater(bad, scalar(0)), bad, runScalar("updateNumber"));
   updates.push([norms, add(norms, norm)], [bad, where(finite, bad, first)]);
   return { name: "update", updates };
+}
+
+/**
+ * The metric sums of training and of evaluation as they lie in memory: names and shapes.
+ *
+ * @example
+ * ```ts
+ * import { sumTensors } from "./training_programs.ts";
+ * import { preset } from "../models/mod.ts";
+ * import { seq2seqObjective } from "./objective.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const sums = sumTensors(seq2seqObjective(preset("tiny").model, 0));
+ * assert.deepEqual(sums[0], ["train/clmNll", []]);
+ * assert.deepEqual(sums.at(-1), ["badUpdate", []]);
+ * ```
+ */
+export function sumTensors({ sums }: Objective): [string, readonly number[]][] {
+  const named = (kind: string) =>
+    Object.entries(sums).map(([name, shape]): [string, readonly number[]] => {
+      return [`${kind}/${name}`, shape];
+    });
+  return [...named("train"), ...named("heldout"), [GRAD_NORM, []], [BAD_UPDATE, []]];
 }
 
 /**

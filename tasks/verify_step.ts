@@ -34,7 +34,7 @@ import {
   type StateMemory,
   Workspace,
 } from "../ops/mod.ts";
-import { metroObjective } from "./objective.ts";
+import { metroObjective, scalarsOf } from "./objective.ts";
 import { GOLDEN_COUNTS, type GoldenUpdate, type StepFolder } from "./step_folder.ts";
 import { Trainer, wholeUpdate } from "./trainer.ts";
 
@@ -129,14 +129,15 @@ export async function verifyStep(
         sums,
         batch.counts,
       );
-      const got = { losses: { mlm, rtd, clm, total }, gradNorm: sums.gradNorm };
-      figures.push(...compareNumbers({ ...got, counts: countsOf(folder, sums) }, golden, update));
+      const { gradNorm, ...totals } = scalarsOf(sums);
+      const got = { losses: { mlm, rtd, clm, total }, gradNorm };
+      figures.push(...compareNumbers({ ...got, counts: countsOf(folder, totals) }, golden, update));
       const gradients = await readAll(device, trainer.gradients);
       if (update === 0) figures.push(...compareGradients(gradients, folder));
       const { clipNorm } = folder.adamw;
       applied.push({
         gradients,
-        clip: clipNorm > 0 ? Math.min(1, clipNorm / (sums.gradNorm + 1e-6)) : 1,
+        clip: clipNorm > 0 ? Math.min(1, clipNorm / (gradNorm + 1e-6)) : 1,
         noise: ROUNDING * Math.max(...Array.from(gradients.values(), largest)),
       });
     }

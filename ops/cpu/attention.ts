@@ -47,9 +47,9 @@ import {
   multiplyBlock,
   packColumns,
   packRows,
-  packStrips,
   PANEL,
   TILE_ROWS,
+  transpose4,
 } from "./matmul.ts";
 
 /** Memory of a forward pass. */
@@ -189,7 +189,7 @@ export function attentionBackward(
     params: paramsOf(spec, {
       partsWidth: width,
       tileRows: evenly(queryLength, BACK_QUERIES, PANEL),
-      tileKeys: evenly(keyLength, BACK_KEYS, TILE_ROWS),
+      tileKeys: evenly(keyLength, BACK_KEYS, PANEL),
     }),
     items: batch * heads,
     source: {
@@ -532,8 +532,8 @@ function finishRows(module: Module, { headDim }: Text) {
     rows: "i32",
     sums: "pointer",
     sumStride: "i32",
-    maximum: "pointer",
-    sum: "pointer",
+    maximum: "pointer", // of each row; becomes lse
+    sum: "pointer", // of each row; becomes the factor of its sums
     out: "pointer",
     outStride: "i32",
     lse: "pointer",
@@ -541,21 +541,27 @@ function finishRows(module: Module, { headDim }: Text) {
   });
   const { f, p } = h;
   const row = f.local("i32");
-  f.for(row, p.rows, 1, () => {
+  const maximum = f.pointer(p.maximum), sum = f.pointer(p.sum);
+  f.for(row, p.rows, 4, () => {
     // The largest term of a query with keys is 1: its sum cannot be smaller.
-    const sum = f.local("v128", v.loadSplat(p.sum));
-    const somewhere = f.local("v128", v.gt(sum, f.float(0.5)));
-    const part = f.local("v128", v.and(v.div(p.keep, sum), somewhere));
+    const terms = f.local("v128", v.load(sum));
+    const somewhere = f.local("v128", v.gt(terms, f.float(0.5)));
+    const lse = f.madd(v.load(maximum), f.float(Math.LN2), log(f, terms));
+    f.store(maximum, v.select(somewhere, lse, f.float(NOWHERE)));
+    f.store(sum, v.and(v.div(p.keep, terms), somewhere));
+    f.increase(maximum, 16);
+    f.increase(sum, 16);
+  });
+  f.set(row, int(0));
+  f.for(row, p.rows, 1, () => {
+    const factor = f.local("v128", v.loadSplat(p.sum));
     for (let d = 0; d < headDim; d += 4) {
-      f.store(p.out, v.mul(v.load(p.sums, d * 4), part), d * 4);
+      f.store(p.out, v.mul(v.load(p.sums, d * 4), factor), d * 4);
     }
-    const lse = f.madd(v.loadSplat(p.maximum), f.float(Math.LN2), log(f, sum));
-    f.storeLane(p.lse, v.select(somewhere, lse, f.float(NOWHERE)));
+    f.storeLane(p.lse, v.loadZero(p.maximum));
     f.set(p.sums, f.plus(p.sums, p.sumStride));
     f.set(p.out, f.plus(p.out, p.outStride));
-    f.increase(p.lse, 4);
-    f.increase(p.maximum, 4);
-    f.increase(p.sum, 4);
+    for (const at of [p.lse, p.maximum, p.sum]) f.increase(at, 4);
   });
   return h;
 }
@@ -563,7 +569,7 @@ function finishRows(module: Module, { headDim }: Text) {
 function emitForward(kernel: Kernel, text: Text): void {
   const { f, module } = kernel;
   const { headDim, causal, segments, bias, ownBias, drop } = text;
-  const micro = microKernels(module, false);
+  const micro = microKernels(module);
   const packKeys = packColumns(module), packValues = packRows(module);
   const masks = maskRow(module), softmax = softmaxRows(module, text);
   const finish = finishRows(module, text);
@@ -649,7 +655,7 @@ function emitForward(kernel: Kernel, text: Text): void {
             limit: i32.sub(past, key),
           });
         }
-        multiplyBlock(f, micro, false, {
+        multiplyBlock(f, micro, {
           rows: size,
           panels,
           steps: int(headDim),
@@ -680,7 +686,7 @@ function emitForward(kernel: Kernel, text: Text): void {
           place: i32.add(i32.mul(query, param.keys), key),
           keys: param.keys,
         });
-        multiplyBlock(f, micro, false, {
+        multiplyBlock(f, micro, {
           rows: size,
           panels: int(padded / PANEL),
           steps: seen,
@@ -872,6 +878,36 @@ function storeRows(module: Module, { headDim }: Text) {
   return h;
 }
 
+/** Transposes a tile of whole panels. */
+function transpose(module: Module) {
+  const h = helper(module, {
+    from: "pointer",
+    fromStride: "i32",
+    to: "pointer",
+    toStride: "i32",
+    rows: "i32", // rounded up to a multiple of 4
+    length: "i32", // bytes of a row, whole vectors
+  });
+  const { f, p } = h;
+  const row = f.local("i32"), x = f.local("i32"), to = f.pointer();
+  f.for(row, p.rows, 4, () => {
+    const from = [f.pointer(p.from)];
+    while (from.length < 4) from.push(f.pointer(f.plus(from.at(-1)!, p.fromStride)));
+    f.set(to, p.to);
+    f.set(x, int(0));
+    f.for(x, p.length, 16, () => {
+      const vectors = from.map((at) => f.local("v128", v.load(f.plus(at, x))));
+      for (const column of transpose4(f, vectors)) {
+        f.store(to, column);
+        f.set(to, f.plus(to, p.toStride));
+      }
+    });
+    f.set(p.from, f.plus(p.from, i32.shl(p.fromStride, int(2))));
+    f.increase(p.to, 16);
+  });
+  return h;
+}
+
 /** Writes zeros over whole vectors. */
 function clear(f: Func, from: Code, length: Code): void {
   const at = f.pointer(from), x = f.local("i32", int(0));
@@ -884,10 +920,10 @@ function clear(f: Func, from: Code, length: Code): void {
 function emitBackward(kernel: Kernel, text: Text): void {
   const { f, module } = kernel;
   const { headDim, causal, segments, bias, drop } = text;
-  const micro = microKernels(module, false), microStrips = microKernels(module, true);
-  const columns = packColumns(module), rowsToPanels = packRows(module), strips = packStrips(module);
+  const micro = microKernels(module);
+  const columns = packColumns(module), rowsToPanels = packRows(module);
   const statistics = rowStatistics(module, text), gradients = scoreGradients(module, text);
-  const store = storeRows(module, text);
+  const turn = transpose(module), store = storeRows(module, text);
   const window = bias || causal ? diagonals(module, text, true) : undefined;
 
   const padded = roundUp(headDim, PANEL);
@@ -899,7 +935,7 @@ function emitBackward(kernel: Kernel, text: Text): void {
     keyRows: BACK_KEYS * padded,
     weights: BACK_KEYS * BACK_QUERIES,
     gradients: BACK_KEYS * BACK_QUERIES,
-    strips: BACK_KEYS * roundUp(BACK_QUERIES, TILE_ROWS),
+    transposed: BACK_QUERIES * BACK_KEYS,
     negLse: BACK_QUERIES,
     negDelta: BACK_QUERIES,
     diagonal: BACK_QUERIES + BACK_KEYS,
@@ -925,6 +961,7 @@ function emitBackward(kernel: Kernel, text: Text): void {
     const width = f.local("i32", i32.mul(param.heads, int(headDim)));
     const stride = f.local("i32", bytes(width));
     const tileStride = f.local("i32", bytes(param.tileRows));
+    const turnedStride = f.local("i32", bytes(param.tileKeys));
     const sumStride = f.local("i32", int(padded * 4));
     const column = f.local("i32", i32.mul(h, int(headDim)));
     const element = (row: Code) => i32.add(i32.mul(row, width), column);
@@ -991,7 +1028,7 @@ function emitBackward(kernel: Kernel, text: Text): void {
           });
         }
         const products = (a: Local, panel: Local, c: Local) =>
-          multiplyBlock(f, micro, false, {
+          multiplyBlock(f, micro, {
             rows: count,
             panels,
             steps: int(headDim),
@@ -1027,7 +1064,7 @@ function emitBackward(kernel: Kernel, text: Text): void {
           keys: param.keys,
         });
         const sumOverQueries = (a: Local, panel: Local, c: Local) =>
-          multiplyBlock(f, micro, false, {
+          multiplyBlock(f, micro, {
             rows: count,
             panels: int(padded / PANEL),
             steps: size,
@@ -1040,13 +1077,20 @@ function emitBackward(kernel: Kernel, text: Text): void {
           });
         sumOverQueries(my("gradients"), my("queryRows"), my("dk"));
         sumOverQueries(my("weights"), my("gOutRows"), my("dv"));
-        f.call(strips, my("gradients"), tileStride, my("strips"), count, size);
-        multiplyBlock(f, microStrips, true, {
+        call(f, turn, {
+          from: my("gradients"),
+          fromStride: tileStride,
+          to: my("transposed"),
+          toStride: turnedStride,
+          rows: count,
+          length: i32.shl(panels, int(5)),
+        });
+        multiplyBlock(f, micro, {
           rows: size,
           panels: int(padded / PANEL),
           steps: count,
-          a: my("strips"),
-          strideA: f.local("i32", i32.mul(count, int(TILE_ROWS * 4))),
+          a: my("transposed"),
+          strideA: turnedStride,
           b: my("keyRows"),
           c: my("dq"),
           strideC: sumStride,

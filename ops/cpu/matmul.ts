@@ -6,8 +6,7 @@
  * complete. It walks k in slices of 256: a slice of B is packed into panels of 8 columns (8 KiB, which stay
  * in the first-level cache), and tiles of 6 × 8 numbers of C stay in registers while k passes by. Sixteen
  * registers hold 12 vectors of C, two of B and one of A, whose numbers are spread as they are read. A is
- * read where it lies, or, if it is stored transposed, packed too. Packing also hides layout, so one
- * micro-kernel serves all.
+ * read where it lies; a slice of it is transposed first if it is stored so. One micro-kernel serves all.
  *
  * Every number of C is one chain of multiply-adds along k: cutting C differently does not change the bits.
  *
@@ -52,28 +51,25 @@ export const PANEL = 8;
 export const SLICE = 256;
 /** Most numbers of C in a block, and of B in a packed slice: 66 and 128 KiB of the second-level cache. */
 const BLOCK_C = 16896, BLOCK_B = 32768;
-/** Where a thread keeps its block of C, and packed slices of B and A. */
+/** Where a thread keeps its block of C, its packed slice of B, and its transposed slice of A. */
 const AT_B = 4 * BLOCK_C + 1024, AT_A = AT_B + 4 * BLOCK_B + 1024;
 
 /**
  * The micro-kernels: C[rows × 8] (+)= A · panel, for 1 to 6 rows.
  *
- * Arguments of each: address of A; bytes from one row of A to the next, or from one step of k to the next if
- * A is packed; address of the panel; address of C; bytes from one row of C to the next; steps of k; 0 to
- * start C from zero, 1 to add to it.
- *
- * @param packed A lies k by k, 6 numbers each
+ * Arguments of each: address of A; bytes from one row of A to the next; address of the panel; address of C;
+ * bytes from one row of C to the next; steps of k; 0 to start C from zero, 1 to add to it.
  */
-export function microKernels(module: Module, packed: boolean): Func[] {
-  return Array.from({ length: TILE_ROWS }, (_, i) => microKernel(module, i + 1, packed));
+export function microKernels(module: Module): Func[] {
+  return Array.from({ length: TILE_ROWS }, (_, i) => microKernel(module, i + 1));
 }
 
-function microKernel(module: Module, rows: number, packed: boolean): Func {
+function microKernel(module: Module, rows: number): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, pointer, "i32", "i32", "i32"]);
   const [a, strideA, panel, c, strideC, count, add] = [0, 1, 2, 3, 4, 5, 6].map((i) => f.param(i));
-  const rowsOfA = packed ? [] : [a];
-  while (!packed && rowsOfA.length < rows) {
+  const rowsOfA = [a];
+  while (rowsOfA.length < rows) {
     rowsOfA.push(f.pointer(f.plus(rowsOfA.at(-1)!, strideA)));
   }
   const sums = Array.from({ length: rows }, () => [f.local("v128"), f.local("v128")]);
@@ -94,15 +90,11 @@ function microKernel(module: Module, rows: number, packed: boolean): Func {
     for (let u = 0; u < number; u++) {
       for (const [half, local] of b.entries()) f.set(local, v.load(panel, u * 32 + half * 16));
       for (let r = 0; r < rows; r++) {
-        f.set(
-          factor,
-          packed ? v.loadSplat(a, (u * TILE_ROWS + r) * 4) : v.loadSplat(rowsOfA[r], u * 4),
-        );
+        f.set(factor, v.loadSplat(rowsOfA[r], u * 4));
         for (const half of [0, 1]) f.set(sums[r][half], f.madd(factor, b[half], sums[r][half]));
       }
     }
-    if (packed) f.increase(a, number * TILE_ROWS * 4);
-    else for (const at of rowsOfA) f.increase(at, number * 4);
+    for (const at of rowsOfA) f.increase(at, number * 4);
     f.increase(panel, number * 32);
     f.increase(count, -number);
   };
@@ -195,39 +187,46 @@ export function packColumns(module: Module): Func {
 }
 
 /**
- * Packs A, stored [k, m], into strips of 6 columns. Arguments: address of the first number, bytes from one
- * row to the next, address of the strips, steps of k, columns. Reads up to 11 numbers behind a row's end.
+ * Transposes a piece of A, stored [k, m]. Arguments: address of the first number, bytes from one row to the
+ * next, address of the result, bytes from one row of the result to the next, steps of k, columns. Reads up to
+ * 3 numbers behind a row's end; up to 3 numbers behind each row of the result, and 3 rows, hold anything.
  */
-export function packStrips(module: Module): Func {
+export function transposeRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
-  const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
-  const [a, stride, to, steps, columns] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-  const i = f.local("i32"), from = f.pointer(), second = f.pointer();
-  const stripBytes = f.local("i32", i32.mul(steps, i32.const(24)));
-  const some = (number: 1 | 2) => {
-    f.set(from, a);
-    f.set(second, f.plus(to, stripBytes));
-    f.set(i, i32.const(0));
-    f.for(i, steps, 1, () => {
-      f.store(to, v.load(from));
-      f.storeHalf(to, v.loadZero2(from, 16), 16);
-      if (number === 2) {
-        f.store(second, v.load(from, 24));
-        f.storeHalf(second, v.loadZero2(from, 40), 16);
-      }
-      f.set(from, f.plus(from, stride));
-      f.increase(to, 24);
-      if (number === 2) f.increase(second, 24);
-    });
-    if (number === 2) f.set(to, second);
-    f.increase(a, 24 * number);
+  const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
+  const [a, stride, to, strideTo, steps, columns] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
+  const column = f.local("i32"), k = f.local("i32");
+  const last = f.local("i32", i32.sub(steps, i32.const(1)));
+  const from = [0, 1, 2, 3].map(() => f.pointer()), into = [0, 1, 2, 3].map(() => f.pointer());
+  const square = () => {
+    const rows = transpose4(f, from.map((p) => f.local("v128", v.load(p))));
+    for (const [j, row] of rows.entries()) {
+      f.store(into[j], row);
+      f.increase(into[j], 16);
+    }
   };
-  const left = f.local("i32", columns);
-  f.while(i32.gtU(left, i32.const(TILE_ROWS)), () => {
-    some(2);
-    f.set(left, i32.sub(left, i32.minU(left, i32.const(2 * TILE_ROWS))));
+  const fourRows = f.local("i32", i32.shl(stride, i32.const(2)));
+  f.for(column, columns, 4, () => {
+    for (const [i, p] of from.entries()) {
+      f.set(p, i === 0 ? a : f.plus(from[i - 1], stride));
+      f.set(into[i], i === 0 ? to : f.plus(into[i - 1], strideTo));
+    }
+    f.set(k, i32.const(0));
+    f.while(i32.leU(i32.add(k, i32.const(4)), steps), () => {
+      square();
+      for (const p of from) f.set(p, f.plus(p, fourRows));
+      f.increase(k, 4);
+    });
+    f.if(i32.ltU(k, steps), () => {
+      for (const [i, p] of from.entries()) {
+        const row = i32.add(k, i32.const(i));
+        f.set(p, f.plus(a, i32.mul(i32.minU(row, last), stride)));
+      }
+      square();
+    });
+    f.increase(a, 16);
+    f.set(to, f.plus(to, i32.shl(strideTo, i32.const(2))));
   });
-  f.if(left, () => some(1));
   return f;
 }
 
@@ -241,7 +240,7 @@ export interface BlockSpec {
   steps: Code;
   /** Address of A. */
   a: Code;
-  /** Bytes from one row of A to the next; 24 times the steps, if A is packed, from one strip to the next. */
+  /** Bytes from one row of A to the next. */
   strideA: Local;
   /** Address of the panels. */
   b: Code;
@@ -254,19 +253,14 @@ export interface BlockSpec {
 }
 
 /** C (+)= A · panels, tile by tile. */
-export function multiplyBlock(
-  f: Func,
-  micro: readonly Func[],
-  packed: boolean,
-  s: BlockSpec,
-): void {
+export function multiplyBlock(f: Func, micro: readonly Func[], s: BlockSpec): void {
   const panel = f.local("i32", i32.const(0)), row = f.local("i32");
   const b = f.pointer(s.b), column = f.pointer(s.c);
   const a = f.pointer(), c = f.pointer();
   const rows = f.local("i32", s.rows), panels = f.local("i32", s.panels);
   const steps = f.local("i32", s.steps), add = f.local("i32", s.add);
   const strideC6 = f.local("i32", i32.mul(s.strideC, i32.const(TILE_ROWS)));
-  const strideA6 = packed ? s.strideA : f.local("i32", i32.mul(s.strideA, i32.const(TILE_ROWS)));
+  const strideA6 = f.local("i32", i32.mul(s.strideA, i32.const(TILE_ROWS)));
   f.for(panel, panels, 1, () => {
     f.set(a, s.a);
     f.set(c, column);
@@ -302,7 +296,7 @@ const evenly = (n: number, most: number, multiple: number): number =>
   Math.min(roundUp(n, multiple), roundUp(Math.ceil(n / Math.ceil(n / most)), multiple));
 
 /** Multiplications of a block below which cutting it further does not pay, and blocks for each thread. */
-const LEAST_WORK = 300_000, BLOCKS_PER_THREAD = 4;
+const LEAST_WORK = 300_000, BLOCKS_PER_THREAD = 2;
 
 /**
  * Blocks that keep their C and slices of B in the second-level cache and are enough for all threads to have
@@ -355,15 +349,16 @@ function emitMatmul(
   params: number,
 ): void {
   const { f, module } = kernel;
-  const micro = microKernels(module, transA);
+  const micro = microKernels(module);
   const packB = transB ? packColumns(module) : packRows(module);
-  const packA = transA ? packStrips(module) : undefined;
+  const transpose = transA ? transposeRows(module) : undefined;
   const [m, n, k, strideA, strideB, blockRows, blockCols, down, across] = Array.from(
     { length: params },
     (_, i) => kernel.param(i),
   );
   const scope = kernel.scope(2, params);
-  const [c, panels, strips] = [0, AT_B, AT_A].map((at) => kernel.scratch(at));
+  const turnedBytes = f.local("i32", i32.const(SLICE * 4));
+  const [c, panels, turned] = [0, AT_B, AT_A].map((at) => kernel.scratch(at));
   kernel.items((item) => {
     const rest = f.local("i32", i32.divU(item, across));
     const col = f.local("i32", i32.mul(i32.remU(item, across), blockCols));
@@ -384,14 +379,13 @@ function emitMatmul(
       const steps = f.local("i32", i32.minU(i32.sub(k, done), i32.const(SLICE)));
       f.call(packB, b, strideB, panels, steps, transB ? cols : panelCount);
       const stepBytes = i32.shl(steps, i32.const(2));
-      if (packA) f.call(packA, a, strideA, strips, steps, rows);
-      const stripBytes = packA && f.local("i32", i32.mul(steps, i32.const(24)));
-      multiplyBlock(f, micro, transA, {
+      if (transpose) f.call(transpose, a, strideA, turned, turnedBytes, steps, rows);
+      multiplyBlock(f, micro, {
         rows,
         panels: panelCount,
         steps,
-        a: packA ? strips : a,
-        strideA: stripBytes ?? strideA,
+        a: transpose ? turned : a,
+        strideA: transpose ? turnedBytes : strideA,
         b: panels,
         c,
         strideC,

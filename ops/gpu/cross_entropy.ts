@@ -25,7 +25,7 @@ import { HASH_WGSL, RUN_KEY_WGSL, RUN_SEQUENCE_WGSL } from "./wgsl.ts";
 const TILE_BYTES = 32 << 20;
 
 /** Columns of a tile: all if they fit, else a multiple of 64, so that windows of the table stay aligned. */
-export function tileColumns(rows: number, vocab: number, tileBytes = TILE_BYTES): number {
+function tileColumns(rows: number, vocab: number, tileBytes = TILE_BYTES): number {
   const padded = Math.ceil(vocab / 64) * 64;
   return Math.max(64, Math.min(padded, Math.floor(tileBytes / 4 / Math.max(rows, 1) / 64) * 64));
 }

@@ -291,7 +291,7 @@ const DROPOUT: Primitive<DropoutAttrs> = define<DropoutAttrs>({
 });
 
 /** Random bits below this number mean "dropped". */
-export function dropThreshold(p: number): number {
+function dropThreshold(p: number): number {
   return Math.floor(p * 4294967296) >>> 0;
 }
 

@@ -89,6 +89,10 @@ export function planStorage(
       } else place(t, k);
     }
   }
+  // A source can be an output without a step that reads it.
+  for (const t of outputs.map(storageOf)) {
+    if (isSource(t.node) && !storage.has(t)) place(t, -1);
+  }
   const copies = updates
     .filter(([s, value]) => storage.get(storageOf(value)) !== storage.get(s))
     .map(([s, value]): [Tensor, Tensor] => {

@@ -7,6 +7,7 @@
 import { type PresetName, PRESETS } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { nearest } from "../nearest.ts";
+import { fixedText } from "../number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
 import type { WorkerPlacement } from "../parallel/rank_device.ts";
 import { runWorkers } from "../parallel/workers.ts";
@@ -97,13 +98,17 @@ export function parallelTable(report: ParallelReport): string {
   const share = 8 * parameters / ranks;
   const rows = [
     ["update without exchange", range(isolated), `median of ${isolated.length} (least–most)`],
-    ["update with exchange", range(exchanging), `${ratio.toFixed(3)} × without (median of pairs)`],
+    [
+      "update with exchange",
+      range(exchanging),
+      `${fixedText(ratio, 3)} × without (median of pairs)`,
+    ],
     [
       "bytes sent by a rank",
       mb(bytesSent),
-      `${(bytesSent / formulaBytes).toFixed(4)} × 2·P·4·(N−1)/N`,
+      `${fixedText(bytesSent / formulaBytes, 4)} × 2·P·4·(N−1)/N`,
     ],
-    ["AdamW's moments of a rank", mb(momentBytes), `${(momentBytes / share).toFixed(4)} × 8·P/N`],
+    ["AdamW's moments of a rank", mb(momentBytes), `${fixedText(momentBytes / share, 4)} × 8·P/N`],
     [
       "all-reduce of 64 MiB",
       `${(allReduceBytesPerSecond / 1e9).toFixed(2)} GB/s`,

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { numberText, percentText } from "../number_text.ts";
 
 /** Times of one thing, measured several times. */
 export interface Times {
@@ -286,7 +287,7 @@ function rankingTable(r: RankingResult): string {
     ["programs", `${r.programs}`],
   ];
   if (r.outsideDevice !== undefined) {
-    lines.push(["outside the device", `${(100 * r.outsideDevice).toFixed(1)} % of the time`]);
+    lines.push(["outside the device", `${percentText(r.outsideDevice, 1, " %")} of the time`]);
   }
   const millions = (r.parameters / 1e6).toFixed(1);
   const prompts = `${r.prompts} prompts of ${r.choices} choices`;
@@ -328,10 +329,12 @@ export function align(rows: readonly (readonly string[])[], left: number): strin
   return rows.map((row) => `  ${row.map(cell).join("  ").trimEnd()}`).join("\n");
 }
 
-function figure(x: number): string {
-  if (x === 0) return "0";
-  if (x >= 1000) return Math.round(x).toLocaleString("en-US");
-  return x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toFixed(3);
+function figure(value: number): string {
+  return numberText(value, (x) => {
+    if (x === 0) return "0";
+    if (x >= 1000) return Math.round(x).toLocaleString("en-US");
+    return x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toFixed(3);
+  });
 }
 
 function optional(x: number | undefined): string {
@@ -339,7 +342,7 @@ function optional(x: number | undefined): string {
 }
 
 function percent(share: number): string {
-  return `${(share * 100).toFixed(0)} %`;
+  return percentText(share, 0, " %");
 }
 
 /** Bytes in MiB. */

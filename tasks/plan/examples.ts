@@ -10,6 +10,7 @@ import { gpuTarget } from "../../ops/mod.ts";
 import { type PretrainConfig, resolvePretrain } from "../pretrain_options.ts";
 import { align } from "../bench/report.ts";
 import { wrap } from "../help.ts";
+import { percentText } from "../number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
 import { planMemory } from "./memory.ts";
 import { count, gigabytes, hoursText, secondsText } from "./text.ts";
@@ -232,7 +233,7 @@ function ownRuns(examples: readonly Example[]): string[] {
         `${(e.ownBytes / 1e9).toFixed(1)} GB`,
         secondsText(e.ownSeconds),
         hoursText(e.ownHours),
-        `${(100 * e.compute / e.ownSeconds).toFixed(0)} %`,
+        percentText(e.compute / e.ownSeconds, 0, " %"),
       ]),
     ], 1),
     paragraphs(

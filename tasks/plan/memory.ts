@@ -12,7 +12,7 @@ import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../pretrain_options.ts";
-import { BAD_UPDATE, GRAD_NORM, memoryOrder, microSpec, updateSpec } from "../training_programs.ts";
+import { memoryOrder, microSpec, sumTensors, updateSpec } from "../training_programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -84,8 +84,7 @@ export function planMemory(
   const buckets = cutSlabs(slabs, devices).map(({ bytes }) => bytes);
   const parts = buckets.map((bytes) => bytes / devices);
   const moments = layout(parts.map((bytes, i): [string, number[]] => [`${i}`, [bytes / 4]])).slabs;
-  const names = [...objective.sums, ...objective.sums, GRAD_NORM, BAD_UPDATE];
-  const sums = layout(names.map((_, i): [string, number[]] => [`${i}`, []])).slabs;
+  const sums = layout(sumTensors(objective)).slabs;
 
   const programs = [
     estimateProgram(updateSpec(parts, config, devices > 1), target),

@@ -5,6 +5,7 @@
  */
 
 import { align, mib } from "../bench/report.ts";
+import { percentText } from "../number_text.ts";
 import { ADAPTER_LIMITS, type Plan } from "../plan.ts";
 
 /** A line of arithmetic: what, how, and what it comes to. */
@@ -176,5 +177,5 @@ export function hoursText(hours: number): string {
 }
 
 function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
+  return percentText(share, 1, " %");
 }

@@ -4,7 +4,7 @@ import { evaluate, grad, sum, type Tensor } from "../../ops/mod.ts";
 import { maskId, type ModelConfig, type ObjectiveConfig, SPECIAL } from "../../models/config.ts";
 import { languageModel, languageModelLogits } from "../../models/heads.ts";
 import { initialize } from "../../models/initialize.ts";
-import { lossScalars, metro, metroInputs } from "../../models/metro.ts";
+import { lossScalars, metro, metroInputs, metroLogits } from "../../models/metro.ts";
 import {
   type MetroBatch,
   NONE,
@@ -13,6 +13,7 @@ import {
 } from "../../models/metro_batch.ts";
 import { declareParameters, parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
+import { ROC_THRESHOLDS } from "../../models/roc.ts";
 import { prepareT5Batch, seq2seq, seq2seqInputs, t5Lengths } from "../../models/t5.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { input, state } from "../../ops/graph/tensor.ts";
@@ -135,6 +136,31 @@ Deno.test("metro: noise differs from the tokens at selected positions only", () 
   assert.equal(sums.rtdReplaced, replaced);
   assert.equal(sums.clmReplaced, replaced);
   assert.equal(sums.clmReplaced + sums.clmOther, batch.counts.selected);
+});
+
+Deno.test("metro: tokens above thresholds are counted where the RTD loss counts them", () => {
+  for (const maskedPositionsOnly of ["lm", "none", "both"] as const) {
+    const config = { ...objective, maskedPositionsOnly };
+    const { inputs, counts } = prepareMetroBatch(model, config, tokenBatch([20, 0, 12, 17]), 1);
+    const program = metroInputs(config, 4, 20);
+    const { sums, noise } = metro(parameters, model, config, program);
+    const { rtd } = metroLogits(parameters, model, program, noise);
+    const [above, replacedAbove, seen, logits] = evaluate(
+      [sums.rtdAbove, sums.rtdReplacedAbove, noise, rtd!],
+      { values: { ...weights, ...inputs }, run: { key: 5, sequence: 0 } },
+    );
+    const chosen = maskedPositionsOnly === "both"
+      ? inputs.positions.filter((position) => position !== NONE)
+      : Array.from(inputs.tokens.keys()).filter((i) => inputs.tokens[i] !== SPECIAL.pad);
+    const expected = Array.from(ROC_THRESHOLDS, (threshold) => {
+      const here = Array.from(chosen).filter((i) => logits[i] > Math.fround(threshold));
+      const replaced = here.filter((i) => seen[i] !== inputs.tokens[i]);
+      return [here.length, replaced.length];
+    });
+    assert.deepEqual(Array.from(above, (n, i) => [n, replacedAbove[i]]), expected);
+    assert.equal(above[0], maskedPositionsOnly === "both" ? counts.selected : counts.tokens);
+    assert.ok(replacedAbove[0] > 0);
+  }
 });
 
 Deno.test("metro: unused rows contribute nothing", () => {

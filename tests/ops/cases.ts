@@ -117,6 +117,10 @@ export const CASES: Record<string, () => Case> = {
     const p = mul(a, b);
     return { outputs: [sumRows(p), sumColumns(mul(a, add(b, b))), sum(mul(p, p))], wrt: [a, b] };
   },
+  "counts above thresholds": () => {
+    const above = greater(x("a", 67, 1), constant(Float32Array.of(-1, -0.5, 0, 0.5), [4]));
+    return { outputs: [sumRows(mul(above, x("b", 67, 1)))], wrt: [] };
+  },
   "sums of long and odd shapes": () => {
     const a = x("a", 301, 7), long = x("long", 70_001), wide = x("wide", 100, 128);
     const half = x("half", 70, 64);

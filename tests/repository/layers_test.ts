@@ -7,6 +7,8 @@ import { dirname, join, normalize } from "node:path";
 const ROOT = join(import.meta.dirname!, "..", "..");
 /** From the bottom up: a layer may import from itself and from those before it. */
 const LAYERS = ["ops", "models", "tasks", "scripts"];
+/** The floors of ops, from the bottom up: folders, "" being ops itself. Those of one floor are strangers. */
+const FLOORS = [["graph"], ["primitives"], ["program"], ["gpu", "cpu"], [""]];
 
 async function sources(): Promise<{ path: string; layer: string; text: string }[]> {
   const found = [];
@@ -36,6 +38,34 @@ Deno.test("imports point down: scripts, tasks, models, ops", async () => {
         `${path} imports ${specifier}: ${layer} is below ${target}`,
       );
     }
+  }
+});
+
+Deno.test("ops has floors: graph, primitives, program, targets, and what puts them together", async () => {
+  const folderOf = (path: string) => dirname(path).split(/[\\/]/)[1] ?? "";
+  const floorOf = (folder: string) => FLOORS.findIndex((folders) => folders.includes(folder));
+  for (const { path, layer, text } of await sources()) {
+    if (layer !== "ops") continue;
+    const folder = folderOf(path), floor = floorOf(folder);
+    assert.ok(floor >= 0, `${path} is on no floor`);
+    for (const specifier of importsOf(text)) {
+      const target = folderOf(normalize(join(dirname(path), specifier)));
+      assert.ok(
+        target === folder || floorOf(target) < floor,
+        `${path} imports ${specifier}: ops/${folder} is not above ops/${target}`,
+      );
+    }
+  }
+});
+
+Deno.test("nothing but the targets knows WebGPU or WebAssembly", async () => {
+  // Finding an adapter and looking at it is not computing on it.
+  const exceptions = ["ops/open_device.ts", "tasks/setup.ts", "tasks/doctor.ts"];
+  for (const { path, text } of await sources()) {
+    if (/^ops[\\/](gpu|cpu)[\\/]/.test(path)) continue;
+    if (exceptions.includes(path.replaceAll("\\", "/"))) continue;
+    const code = text.replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
+    assert.ok(!/\bGPU[A-Z]\w+|\bWebAssembly\./.test(code), `${path} uses a target's own types`);
   }
 });
 
@@ -70,5 +100,13 @@ Deno.test("mod.ts files hold exports only", async () => {
       "",
     );
     assert.equal(code.trim(), "", `${path} holds more than exports`);
+  }
+});
+
+Deno.test("percentages are written in one place, where what is no number becomes a dash", async () => {
+  for (const { path, text } of await sources()) {
+    if (path === join("tasks", "number_text.ts")) continue;
+    const code = text.replace(/\/\*[\s\S]*?\*\//g, "");
+    assert.doesNotMatch(code, /\b100 \* .*\.toFixed|\* 100\)\.toFixed|\.toFixed\(\d*\)\} ?%/, path);
   }
 });

@@ -3,7 +3,14 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { type MetricRecord, openMetrics, readMetrics } from "../../tasks/metrics.ts";
+import {
+  type FigureKey,
+  FIGURES,
+  formatFigure,
+  type MetricRecord,
+  openMetrics,
+  readMetrics,
+} from "../../tasks/metrics.ts";
 import { progressLine, startProgress } from "../../tasks/progress.ts";
 
 async function withFile(work: (path: string) => Promise<void>): Promise<void> {
@@ -72,7 +79,7 @@ Deno.test("a broken line elsewhere is named, and the file is left as it is", () 
     assert.equal(await readFile(path, "utf8"), text);
   }));
 
-Deno.test("numbers that JSON cannot hold are left out", () =>
+Deno.test("numbers that JSON cannot hold become null", () =>
   withFile(async (path) => {
     await append(path, 0, {
       kind: "train",
@@ -81,7 +88,16 @@ Deno.test("numbers that JSON cannot hold are left out", () =>
       rtdPrecision: NaN,
       gradNorm: Infinity,
     });
-    assert.deepEqual(await readMetrics(path), [train(1, 2)]);
+    assert.equal(
+      await readFile(path, "utf8"),
+      '{"kind":"train","update":1,"loss":2,"rtdPrecision":null,"gradNorm":null}\n',
+    );
+    const [record] = await readMetrics(path);
+    assert.deepEqual(record, { ...train(1, 2), rtdPrecision: null, gradNorm: null });
+    assert.equal(
+      progressLine(record, 9),
+      "1/9  loss  2.000  prec      –",
+    );
   }));
 
 const METRO: MetricRecord = {
@@ -97,6 +113,7 @@ const METRO: MetricRecord = {
   mlmAccuracy: 0.123,
   rtdRecall: 0.4,
   rtdPrecision: 1,
+  rtdAuc: 0.8124,
   clmAccuracyReplaced: 0.01,
   clmAccuracyOther: 0.345,
 };
@@ -105,12 +122,23 @@ Deno.test("a progress line shows the record's own numbers, aligned", () => {
   assert.equal(
     progressLine(METRO, 1000),
     " 120/1000  loss  9.123  mlm  6.100  rtd  0.050  clm  5.120  mlm acc  12.3%  rtd rec  40.0%" +
-      "  prec 100.0%  clm acc repl   1.0%  other  34.5%  lr 2.00e-4  12,346 tok/s",
+      "  prec 100.0%  auc 0.812  clm acc repl   1.0%  other  34.5%  lr 2.00e-4  12,346 tok/s",
   );
   assert.equal(
     progressLine({ kind: "heldout", update: 7, loss: 10.5, accuracy: 0.5 }, 1000),
     "   7/1000  held-out  loss 10.500  acc  50.0%",
   );
+});
+
+Deno.test("what is no number is shown as a dash, whatever figure it is of", () => {
+  for (const key of Object.keys(FIGURES) as FigureKey[]) {
+    for (const none of [NaN, Infinity, -Infinity, null]) assert.equal(formatFigure(key, none), "–");
+  }
+  const nothing = Object.fromEntries(Object.keys(METRO).map((key) => [key, NaN]));
+  const line = progressLine({ ...nothing, kind: "train", update: 1 }, 10);
+  assert.doesNotMatch(line, /NaN|Infinity|null/);
+  // A column keeps its place.
+  assert.equal(line.length, progressLine({ ...METRO, update: 1 }, 10).length);
 });
 
 Deno.test("away from a terminal, progress is a line every few seconds and at the end", () => {

@@ -16,6 +16,7 @@ function metroRun(updates: number): MetricRecord[] {
       mlmAccuracy: 0.3 - fall / 4,
       rtdRecall: 0.5,
       rtdPrecision: 0.7,
+      rtdAuc: 0.8,
       clmAccuracyReplaced: 0.2,
       clmAccuracyOther: 0.9,
     };
@@ -49,7 +50,8 @@ Deno.test({
       drawn[5],
       "RTD over updates 1 to 300: recall, train from 50.0% to 50.0%; " +
         "recall, held-out from 50.0% to 50.0%; precision, train from 70.0% to 70.0%; " +
-        "precision, held-out from 70.0% to 70.0%.",
+        "precision, held-out from 70.0% to 70.0%; " +
+        "AUC, train from 0.800 to 0.800; AUC, held-out from 0.800 to 0.800.",
     );
     assert.match(page, /<th scope="row">CLM loss<\/th><td>2\.003<\/td><td>2\.003<\/td>/);
   },
@@ -61,6 +63,15 @@ Deno.test("charts of figures that a run does not have are left out", async () =>
     "Loss over updates 1 to 2: train from 9.000 to 8.000.",
     "Accuracy over updates 1 to 2: train from 1.0% to 2.0%.",
   ]);
+});
+
+Deno.test("figures that are no numbers stand as dashes, and are not drawn", async () => {
+  const none = { rtdRecall: 0, rtdPrecision: null, gradNorm: NaN };
+  const metrics = [1, 2].map((update): MetricRecord => ({ kind: "train", update, ...none }));
+  const page = await report({ name: "early", config: CONFIG, metrics });
+  assert.deepEqual(labels(page), ["RTD over updates 1 to 2: train from 0.0% to 0.0%."]);
+  assert.match(page, /<th scope="row">RTD precision<\/th><td>–<\/td><td>–<\/td>/);
+  assert.doesNotMatch(page, /NaN|Infinity|null/);
 });
 
 Deno.test("a report needs nothing else: no script, no network", async () => {

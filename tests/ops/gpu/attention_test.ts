@@ -136,44 +136,42 @@ Deno.test("attentionReferenceBackward agrees with finite differences", () => {
   }
 });
 
-{
-  const matches = (name: string, change: Partial<AttentionSpec>, empty = false) =>
-    gpuTest(
-      `attention on a GPU matches the reference: ${name}`,
-      () => assertMatchesReference(spec({ ...change }), empty),
-    );
-  matches("full, mask with holes", {});
-  matches("a sequence without keys", { causal: true }, true);
-  matches("causal, odd length 7", { causal: true, queryLength: 7, keyLength: 7 });
-  matches("cross-attention, fewer keys", { queryLength: 33, keyLength: 7 });
-  matches("cross-attention, fewer queries", { queryLength: 7, keyLength: 33 });
-  matches("several blocks of rows", { batch: 1, queryLength: 150, keyLength: 141, causal: true });
-  matches("bias", { bias: true });
-  matches("bias, more keys than queries, a sequence without keys", {
-    bias: true,
-    queryLength: 7,
-    keyLength: 33,
-  }, true);
-  matches("bias, causal, several blocks of rows", {
-    bias: true,
-    causal: true,
-    heads: 1,
-    queryLength: 150,
-    keyLength: 70,
-  });
-  matches("segments", { segments: true });
-  matches("segments, causal, bias, several blocks of rows", {
-    segments: true,
-    causal: true,
-    bias: true,
-    batch: 1,
-    queryLength: 150,
-    keyLength: 150,
-  });
-  matches("not scaled, causal, bias", { scale: 1, causal: true, bias: true });
-  matches("dropout", { dropout: 0.3 });
-  matches("dropout and bias", { dropout: 0.3, bias: true });
-}
+const matches = (name: string, change: Partial<AttentionSpec>, empty = false) =>
+  gpuTest(
+    `attention on a GPU matches the reference: ${name}`,
+    () => assertMatchesReference(spec({ ...change }), empty),
+  );
+matches("full, mask with holes", {});
+matches("a sequence without keys", { causal: true }, true);
+matches("causal, odd length 7", { causal: true, queryLength: 7, keyLength: 7 });
+matches("cross-attention, fewer keys", { queryLength: 33, keyLength: 7 });
+matches("cross-attention, fewer queries", { queryLength: 7, keyLength: 33 });
+matches("several blocks of rows", { batch: 1, queryLength: 150, keyLength: 141, causal: true });
+matches("bias", { bias: true });
+matches("bias, more keys than queries, a sequence without keys", {
+  bias: true,
+  queryLength: 7,
+  keyLength: 33,
+}, true);
+matches("bias, causal, several blocks of rows", {
+  bias: true,
+  causal: true,
+  heads: 1,
+  queryLength: 150,
+  keyLength: 70,
+});
+matches("segments", { segments: true });
+matches("segments, causal, bias, several blocks of rows", {
+  segments: true,
+  causal: true,
+  bias: true,
+  batch: 1,
+  queryLength: 150,
+  keyLength: 150,
+});
+matches("not scaled, causal, bias", { scale: 1, causal: true, bias: true });
+matches("dropout", { dropout: 0.3 });
+matches("dropout and bias", { dropout: 0.3, bias: true });
 
 gpuTest(
   "attention on a GPU matches the reference at head width 20",
@@ -185,47 +183,45 @@ gpuTest(
   () => assertMatchesReference(spec({ headDim: 36, causal: true, dropout: 0.1 })),
 );
 
-{
-  gpuTest(`attention on a GPU gives the same bits twice`, async () => {
-    const s = spec({ bias: true, dropout: 0.3 });
-    const c = randomCase(s);
-    assert.deepEqual(await run(s, c), await run(s, c));
-  });
+gpuTest("attention on a GPU gives the same bits twice", async () => {
+  const s = spec({ bias: true, dropout: 0.3 });
+  const c = randomCase(s);
+  assert.deepEqual(await run(s, c), await run(s, c));
+});
 
-  gpuTest(`attention dropout on a GPU keeps its fraction`, async () => {
-    // Equal scores and values of 1: an output is the kept fraction of its row, scaled.
-    const s = spec({
-      batch: 8,
-      heads: 4,
-      queryLength: 64,
-      keyLength: 64,
-      dropout: 0.3,
-    });
-    const c = randomCase(s);
-    const { out } = await run(s, { ...c, q: c.q.fill(0), v: c.v.fill(1), mask: c.mask.fill(1) });
-    const mean = out.reduce((sum, x) => sum + x, 0) / out.length;
-    // 131,072 draws: the standard deviation of the mean is 0.0018.
-    assert.ok(Math.abs(mean - 1) < 0.009, `mean ${mean}`);
+gpuTest("attention dropout on a GPU keeps its fraction", async () => {
+  // Equal scores and values of 1: an output is the kept fraction of its row, scaled.
+  const s = spec({
+    batch: 8,
+    heads: 4,
+    queryLength: 64,
+    keyLength: 64,
+    dropout: 0.3,
   });
+  const c = randomCase(s);
+  const { out } = await run(s, { ...c, q: c.q.fill(0), v: c.v.fill(1), mask: c.mask.fill(1) });
+  const mean = out.reduce((sum, x) => sum + x, 0) / out.length;
+  // 131,072 draws: the standard deviation of the mean is 0.0018.
+  assert.ok(Math.abs(mean - 1) < 0.009, `mean ${mean}`);
+});
 
-  gpuTest(`attention dropout on a GPU follows the global sequence`, async () => {
-    const two = spec({ dropout: 0.3 });
-    const c = randomCase(two);
-    const both = await run(two, c);
-    // The second sequence alone, in a batch that starts one sequence later.
-    const second = <T extends Float32Array | Uint32Array>(x: T): T => x.slice(x.length / 2) as T;
-    const one = await run({ ...two, batch: 1 }, {
-      ...c,
-      q: second(c.q),
-      k: second(c.k),
-      v: second(c.v),
-      mask: second(c.mask),
-      gOut: second(c.gOut),
-      firstSequence: c.firstSequence + 1,
-    });
-    for (const name in one) assert.deepEqual(one[name], second(both[name]), name);
+gpuTest("attention dropout on a GPU follows the global sequence", async () => {
+  const two = spec({ dropout: 0.3 });
+  const c = randomCase(two);
+  const both = await run(two, c);
+  // The second sequence alone, in a batch that starts one sequence later.
+  const second = <T extends Float32Array | Uint32Array>(x: T): T => x.slice(x.length / 2) as T;
+  const one = await run({ ...two, batch: 1 }, {
+    ...c,
+    q: second(c.q),
+    k: second(c.k),
+    v: second(c.v),
+    mask: second(c.mask),
+    gOut: second(c.gOut),
+    firstSequence: c.firstSequence + 1,
   });
-}
+  for (const name in one) assert.deepEqual(one[name], second(both[name]), name);
+});
 
 Deno.test("attention kernels stay within 16 KiB of workgroup memory", () => {
   for (let headDim = 4; headDim <= 128; headDim += 4) {
