@@ -21,6 +21,8 @@ export interface OpenOptions {
   adapter?: AdapterChoice;
   /** Threads of the processor; all it has if absent. */
   threads?: number;
+  /** Bytes of memory that the processor may use; what it can address if absent. */
+  memoryBytes?: number;
   /** A WebGPU implementation; the runtime's own if absent. */
   gpu?: GPU;
 }
@@ -40,19 +42,34 @@ export interface OpenOptions {
  * ```
  */
 export async function openDevice(options: OpenOptions = {}): Promise<Device> {
-  const { adapter = "auto", threads, gpu = globalThis.navigator?.gpu } = options;
-  if (adapter === "cpu") return await openCpuDevice({ threads });
+  const { adapter = "auto", threads, memoryBytes, gpu } = options;
+  if (adapter === "cpu") return await openCpuDevice({ threads, memoryBytes });
   if (adapter === "software") return await openGpuDevice(await softwareAdapter(gpu));
+  const found = await findGpu(gpu);
+  if (found) return await openGpuDevice(found);
+  if (adapter === "auto") return await openCpuDevice({ threads, memoryBytes });
+  throw noGpu();
+}
+
+/** The GPU that WebGPU prefers; undefined if it offers none, or only a driver that computes on the processor. */
+export async function findGpu(
+  gpu: GPU | undefined = globalThis.navigator?.gpu,
+): Promise<GPUAdapter | undefined> {
   const found = await gpu?.requestAdapter({ powerPreference: "high-performance" });
-  if (found && !isFallback(found.info)) return await openGpuDevice(found);
-  if (adapter === "auto") return await openCpuDevice({ threads });
-  throw new UserError(
+  return found && !isFallback(found.info) ? found : undefined;
+}
+
+/** What to tell a user who asked for a GPU where there is none. */
+export function noGpu(): UserError {
+  return new UserError(
     "no GPU: WebGPU offers no adapter but software; install the vendor's Vulkan driver, or compute on the " +
       "CPU with --adapter cpu",
   );
 }
 
-async function softwareAdapter(gpu: GPU | undefined): Promise<GPUAdapter> {
+async function softwareAdapter(
+  gpu: GPU | undefined = globalThis.navigator?.gpu,
+): Promise<GPUAdapter> {
   const found = await gpu?.requestAdapter({ forceFallbackAdapter: true });
   if (found) return found;
   throw new UserError(

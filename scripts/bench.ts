@@ -4,7 +4,6 @@
  * @module
  */
 import process from "node:process";
-import { openDevice } from "../ops/mod.ts";
 import { bench, BENCH_OPTIONS, benchJob } from "../tasks/bench.ts";
 import { benchParallel, onePreset, parallelTable } from "../tasks/bench/parallel.ts";
 import { tables } from "../tasks/bench/report.ts";
@@ -12,9 +11,8 @@ import { main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { defaults, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { findCards } from "../tasks/parallel/placement.ts";
-import { prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
+import { openAlone, prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
 import { resolvePretrain } from "../tasks/pretrain_options.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
 
 const PAGE = {
   usage: "deno task bench [flags]",
@@ -27,6 +25,10 @@ const PAGE = {
     {
       command: "deno task bench --only updates --preset base base++ large++",
       does: "the paper's models, on a GPU that holds them",
+    },
+    {
+      command: "deno task bench --adapter cpu --threads 1",
+      does: "the CPU, even if there is a GPU, on one thread",
     },
     {
       command: "deno task bench --parallel --ranks 2",
@@ -44,19 +46,18 @@ await main(async () => {
     Deno.writeTextFile(out, JSON.stringify(report, null, 2) + "\n");
   if (flags.parallel) {
     const preset = onePreset(flags.preset, "small");
-    const cards = findCards().length;
-    const adapter = cards >= flags.ranks ? "auto" : "software";
-    const placement = await prepareAdapters({ ranks: flags.ranks, adapter });
-    const tokens = flags.rankTokens ??
-      (adapter === "auto" ? resolvePretrain({ preset }, []).microBatch : 1024);
-    const repeat = flags.repeat ?? (adapter === "auto" ? 10 : 3), output = process.stderr;
+    const { ranks, threads } = flags;
+    const isFew = flags.adapter === "auto" && findCards().length < ranks;
+    const adapter = isFew ? "cpu" : flags.adapter;
+    const placement = await prepareAdapters({ ranks, adapter, threads });
+    const onGpu = placement.adapter === "gpu";
+    const tokens = flags.rankTokens ?? (onGpu ? resolvePretrain({ preset }, []).microBatch : 1024);
+    const repeat = flags.repeat ?? (onGpu ? 10 : 3), output = process.stderr;
     const report = await benchParallel({ preset, tokens, repeat, placement, output });
     await write(report);
     console.log(parallelTable(report));
   } else {
-    await ensureAdapter();
-    await Deno.permissions.revoke({ name: "run" });
-    const device = await openDevice();
+    const device = await openAlone(flags);
     const job = benchJob(device, flags, Deno.systemMemoryInfo().available);
     const report = await bench({ ...job, onProgress: (what) => console.error(`... ${what}`) });
     await write(report);

@@ -1,11 +1,14 @@
 /**
- * `deno task doctor`: prints what the toolkit finds on this machine and what it will do with it.
- * Installs nothing; without an adapter it says what to type, and exits with code 1.
+ * `deno task doctor`: prints what the toolkit finds on this machine to compute on, and what it will use.
+ * Installs nothing.
  *
  * @module
  */
 import { main } from "../tasks/cli.ts";
 import { diagnosis, examine } from "../tasks/doctor.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
+import { prepareEnvironment } from "../tasks/setup.ts";
 
-await main(async () => console.log(diagnosis(await examine(await ensureAdapter()))));
+await main(async () => {
+  await prepareEnvironment();
+  console.log(diagnosis(await examine()));
+});

@@ -5,7 +5,6 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { openDevice } from "../ops/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/cli.ts";
 import { evaluateModel, type Evaluation } from "../tasks/evaluate.ts";
@@ -17,7 +16,7 @@ import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
 import { DEVICE_OPTIONS, parseDevices } from "../tasks/parallel/device_options.ts";
 import { evaluateByWorkers } from "../tasks/parallel/evaluate_workers.ts";
-import { prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
+import { openFirst, prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
 
 const OPTIONS = describe({
   run: {
@@ -108,7 +107,7 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const { adapter, relativeMaxDistance, timeout } = flags;
+  const { adapter, threads, relativeMaxDistance, timeout } = flags;
   const devices = parseDevices(flags.devices);
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
@@ -123,7 +122,7 @@ await main(async () => {
     join(flags.run === undefined ? join("runs", shortName(chosen)) : chosen, "eval");
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
   // Too few devices are better known before a model is downloaded.
-  const placement = await prepareAdapters({ ranks: devices, adapter });
+  const placement = await prepareAdapters({ ranks: devices, adapter, threads });
   const run = await resolveModel(chosen);
   const interrupted = interruption("what is finished is kept");
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
@@ -133,7 +132,7 @@ await main(async () => {
   const ranks = placement.environment.length;
   let evaluation: Evaluation;
   if (ranks === 1) {
-    const device = await openDevice({ adapter });
+    const device = await openFirst(placement);
     const model = { ...await loadModel(device, run, options), name: chosen };
     console.error(`${chosen} on ${device.adapterName}`);
     evaluation = await evaluateModel({ ...job, model, interrupted, output });

@@ -47,7 +47,7 @@ await main(async () => {
   const flags = parseFlags(OPTIONS, Deno.args);
   checkModelFlags(flags);
   const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...others } = flags;
-  const { devices = "1", adapter = "auto", retries, requeue = false, ...more } = others;
+  const { devices = "1", adapter, threads, retries, requeue = false, ...more } = others;
   const { timeout = OPTIONS.timeout.default, ...given } = more;
   const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
@@ -63,7 +63,7 @@ await main(async () => {
     workers,
   };
   const finished = await train({
-    ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
+    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
     module: new URL("../tasks/parallel/finetune_rank.ts", import.meta.url),
   }, finetune);
   console.log(

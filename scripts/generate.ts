@@ -6,14 +6,14 @@
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { UserError } from "../ops/graph/errors.ts";
-import { openDevice } from "../ops/mod.ts";
 import { main } from "../tasks/cli.ts";
 import { generate, STRATEGIES, type Strategy } from "../tasks/generate.ts";
 import { help } from "../tasks/help.ts";
 import { finetunedRun, loadModel } from "../tasks/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
+import { ADAPTER_OPTIONS } from "../tasks/parallel/device_options.ts";
+import { openAlone } from "../tasks/parallel/prepare_adapters.ts";
 
 const OPTIONS = describe({
   words: {
@@ -87,6 +87,7 @@ const OPTIONS = describe({
     default: 1,
     help: "The same seed gives the same answer.",
   },
+  ...ADAPTER_OPTIONS,
 });
 
 const PAGE = {
@@ -124,17 +125,15 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
   checkModelFlags(flags);
-  const { run, model: named, relativeMaxDistance, pretrained = false, words, ...options } = flags;
+  const { run, model: named, relativeMaxDistance, pretrained = false, words, ...others } = flags;
+  const { adapter, threads, ...options } = others;
   for (const [flag, strategy] of Object.entries(BELONGS_TO)) {
     if (flag in options && options.strategy !== strategy) {
       throw new UserError(`--${flagName(flag)}: has a meaning with --strategy ${strategy} only`);
     }
   }
   const chosen = run === undefined ? named! : await finetunedRun(run, pretrained);
-  await ensureAdapter();
-  // Installing the driver was the only reason to start other programs.
-  await Deno.permissions.revoke({ name: "run" });
-  const device = await openDevice();
+  const device = await openAlone({ adapter, threads });
   const model = await loadModel(device, chosen, { relativeMaxDistance });
   const answer = async (prompt: string) => {
     await generate(model, prompt, { ...options, onToken: (text) => process.stdout.write(text) });
@@ -142,6 +141,8 @@ await main(async () => {
   };
   if (words) await answer(words.join(" "));
   else await answerLines(answer);
+  model.destroy();
+  device.destroy();
   Deno.exit(0);
 });
 

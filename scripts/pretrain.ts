@@ -34,7 +34,7 @@ const PAGE = {
     { command: "deno task pretrain --run runs/tiny-metro --resume", does: "go on after a stop" },
     { command: "deno task pretrain --preset base --devices all", does: "on all GPUs at once" },
     {
-      command: "deno task pretrain --devices 2 --adapter software",
+      command: "deno task pretrain --devices 2 --adapter cpu",
       does: "try several devices out on the CPU",
     },
   ],
@@ -44,7 +44,7 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
   const { run, resume = false, packed, workers = 1, ...others } = flags;
-  const { devices = "1", adapter = "auto", retries, requeue = false, ...more } = others;
+  const { devices = "1", adapter, threads, retries, requeue = false, ...more } = others;
   const { timeout = OPTIONS.timeout.default, ...given } = more;
   const ranks = parseDevices(devices);
   const goesOn = resumeOf({ resume, requeue });
@@ -60,7 +60,7 @@ await main(async () => {
     workers,
   };
   await train({
-    ...{ job, ranks, adapter, timeout, retries, interrupted, output: process.stderr },
+    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
     module: new URL("../tasks/parallel/pretrain_rank.ts", import.meta.url),
   }, pretrain);
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);

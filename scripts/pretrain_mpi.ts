@@ -57,7 +57,7 @@ const PAGE = {
       does: "start mpirun, and start it again after a failure",
     },
     {
-      command: "mpirun -n 2 deno task pretrain:mpi --adapter software",
+      command: "mpirun -n 2 deno task pretrain:mpi --adapter cpu",
       does: "try it out on the CPU",
     },
   ],
@@ -66,7 +66,7 @@ const PAGE = {
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
-  const { run, resume = false, packed, workers = 1, adapter = "auto", ...others } = flags;
+  const { run, resume = false, packed, workers = 1, adapter, threads, ...others } = flags;
   const { timeout = OPTIONS.timeout.default, retries = 0, requeue = false, ...more } = others;
   const { mpiLibrary, launch: launcher, ...given } = more;
   const goesOn = resumeOf({ resume, requeue });
@@ -101,7 +101,7 @@ await main(async () => {
     sampleCorpus: join(import.meta.dirname!, "..", "data", "corpus"),
     packed,
     workers,
-    adapter,
+    flags: { adapter, threads },
     timeout,
     mpiPath: mpiLibrary,
     interrupted: interruption("saving a checkpoint", { isRank: true }),

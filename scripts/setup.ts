@@ -1,13 +1,13 @@
 /**
- * `deno task setup`: makes sure that there is a graphics adapter, and installs the software driver
- * where there is none. The other tasks do the same by themselves; this one is for images and CI.
+ * `deno task setup`: makes sure that there is the software adapter, whose driver it installs if need be.
+ * Nothing needs it but tests and `--adapter software`, which does the same by itself.
  *
  * @module
  */
 import { main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ensureAdapter, ensureMpi } from "../tasks/setup.ts";
+import { ensureMpi, ensureSoftware } from "../tasks/setup.ts";
 
 const OPTIONS = describe({
   tests: { type: "boolean", help: "Also what only the tests need: MPI, if it can be installed." },
@@ -15,13 +15,15 @@ const OPTIONS = describe({
 
 const PAGE = {
   usage: "deno task setup [flags]",
-  intro: "Makes sure that there is a WebGPU adapter; installs the software driver if need be.",
+  intro:
+    "Makes sure that there is WebGPU's software adapter, for tests and --adapter software; installs its " +
+    "driver if need be. Computing on a GPU or on the CPU needs nothing of it.",
 };
 
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const { tests } = parseFlags(OPTIONS, Deno.args);
-  const { info } = await ensureAdapter();
+  const { info } = await ensureSoftware();
   if (tests) await ensureMpi();
   console.log(`Ready: ${info.description}`);
 });

@@ -4,13 +4,13 @@
  *
  * @module
  */
-import { openDevice } from "../ops/mod.ts";
 import { main } from "../tasks/cli.ts";
 import { help } from "../tasks/help.ts";
 import { nearest } from "../tasks/nearest.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
+import { ADAPTER_OPTIONS } from "../tasks/parallel/device_options.ts";
+import { openAlone } from "../tasks/parallel/prepare_adapters.ts";
 import { openTemplates } from "../tasks/prompts/templates.ts";
-import { ensureAdapter } from "../tasks/setup.ts";
 import { readStepFolder, type StepFolder } from "../tasks/step_folder.ts";
 import { modelFailures, modelReportLines, verifyModel } from "../tasks/verify_model.ts";
 import { promptFailures, promptReportLines, verifyPrompts } from "../tasks/verify_prompts.ts";
@@ -42,6 +42,7 @@ const STEP = describe({
     default: 1e-3,
     help: "Largest error that passes, relative to the largest magnitude of each tensor.",
   },
+  ...ADAPTER_OPTIONS,
 });
 
 const step: Check = {
@@ -66,14 +67,11 @@ const step: Check = {
       ],
     }),
   async run(args) {
-    const { folders = [], tolerance } = { ...defaults(STEP), ...parseFlags(STEP, args) };
+    const { folders = [], tolerance, ...choice } = { ...defaults(STEP), ...parseFlags(STEP, args) };
     if (folders.length === 0) throw new UserError("expected one or more folders, got none");
     const read: StepFolder[] = []; // All before the first is run: a mistake shows at once.
     for (const folder of folders) read.push(await readStepFolder(folder));
-    await ensureAdapter();
-    // Installing the driver was the only reason to start other programs.
-    await Deno.permissions.revoke({ name: "run" });
-    const device = await openDevice();
+    const device = await openAlone(choice);
     console.log(`On ${device.adapterName}`);
     let ok = true;
     for (const folder of read) {
@@ -194,6 +192,7 @@ const MODEL = describe({
     default: 1e-4,
     help: "Largest error that passes, relative to the largest logit, or to a score.",
   },
+  ...ADAPTER_OPTIONS,
 });
 
 const model: Check = {
@@ -212,12 +211,12 @@ const model: Check = {
       ],
     }),
   async run(args) {
-    const { folders = [], tolerance } = { ...defaults(MODEL), ...parseFlags(MODEL, args) };
+    const { folders = [], tolerance, ...choice } = {
+      ...defaults(MODEL),
+      ...parseFlags(MODEL, args),
+    };
     if (folders.length === 0) throw new UserError("expected one or more folders, got none");
-    await ensureAdapter();
-    // Installing the driver was the only reason to start other programs.
-    await Deno.permissions.revoke({ name: "run" });
-    const device = await openDevice();
+    const device = await openAlone(choice);
     let ok = true;
     for (const folder of folders) {
       const report = await verifyModel(device, folder);

@@ -7,6 +7,8 @@
 
 import { join } from "node:path";
 import { preset, type PresetName, PRESETS, slotsPerSequence } from "../models/mod.ts";
+import { CpuDevice } from "../ops/cpu/device.ts";
+import { supportOf } from "../ops/cpu/support.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import { GpuDevice } from "../ops/gpu/device.ts";
 import type { Device } from "../ops/mod.ts";
@@ -19,7 +21,9 @@ import { hasTimestamps, median, type Patience } from "./bench/timing.ts";
 import { timeFinetuning, timeOptimizer, timeUpdates } from "./bench/updates.ts";
 import { nearest } from "./nearest.ts";
 import { describe, type Given } from "./options.ts";
+import { ADAPTER_OPTIONS } from "./parallel/device_options.ts";
 import { resolvePretrain } from "./pretrain_options.ts";
+import { featuresOf, processorName } from "./processor.ts";
 
 /** Parts of the benchmark. */
 export const BENCH_PARTS = ["kernels", "updates", "finetuning", "ranking", "data"] as const;
@@ -60,6 +64,7 @@ export const BENCH_OPTIONS = describe({
     unit: "file",
     help: "JSON file to write. Default: bench.json; with --parallel, bench-parallel.json.",
   },
+  ...ADAPTER_OPTIONS,
 });
 
 /** How much is measured, and when to stop. */
@@ -87,8 +92,8 @@ export interface BenchScale {
 const microBatchOf = (name: PresetName) => resolvePretrain({ preset: name }, []).microBatch;
 
 /** How much to measure on a CPU, on a GPU, and in a hurry. */
-export const BENCH_SCALES: Readonly<Record<"software" | "gpu" | "quick", BenchScale>> = {
-  software: {
+export const BENCH_SCALES: Readonly<Record<"cpu" | "gpu" | "quick", BenchScale>> = {
+  cpu: {
     repeat: 5,
     presets: ["tiny", "base"],
     tokens: (name) => name === "tiny" ? microBatchOf(name) : 512,
@@ -139,8 +144,8 @@ export interface BenchJob {
   onProgress?: (what: string) => void;
 }
 
-/** Whether a device computes on the CPU. */
-export function isSoftware(device: Device): boolean {
+/** Whether a device computes on the CPU, by itself or through a driver. */
+export function isOnCpu(device: Device): boolean {
   return device instanceof GpuDevice ? device.isFallback : device.kind === "cpu";
 }
 
@@ -155,15 +160,15 @@ export function benchJob(
   { only, preset, repeat, quick }: Given<typeof BENCH_OPTIONS>,
   memory: number,
 ): BenchJob {
-  const software = isSoftware(device);
-  const scale = BENCH_SCALES[quick ? "quick" : software ? "software" : "gpu"];
+  const onCpu = isOnCpu(device);
+  const scale = BENCH_SCALES[quick ? "quick" : onCpu ? "cpu" : "gpu"];
   return {
     device,
     scale: repeat === undefined ? scale : { ...scale, repeat },
     only: only && chosen("--only", only, BENCH_PARTS),
     presets: preset && chosen("--preset", preset, PRESETS),
     // WebGPU does not tell a GPU's memory: there an allocation that fails is reported instead.
-    memory: software ? memory / 2 : Infinity,
+    memory: onCpu ? memory / 2 : Infinity,
   };
 }
 
@@ -217,12 +222,18 @@ export async function bench(job: BenchJob): Promise<BenchReport> {
     deno: Deno.version.deno,
     adapter: {
       name: device.adapterName,
-      software: isSoftware(device),
+      software: isOnCpu(device),
       kind: device.kind,
       timing: hasTimestamps(device) ? "timestamps" : "wall clock",
       maxStorageBufferBindingSize: device.limits.bindingBytes,
     },
     cores: navigator.hardwareConcurrency,
+    processor: {
+      name: processorName(),
+      features: featuresOf(supportOf()),
+      threads: device instanceof CpuDevice ? device.threads : undefined,
+    },
+    peakBytes: 0,
     kernels: [],
     updates: [],
     finetuning: [],
@@ -254,6 +265,7 @@ export async function bench(job: BenchJob): Promise<BenchReport> {
     if ("why" in rendering) report.skipped.push(rendering);
     else report.data.push(rendering);
   }
+  report.peakBytes = device.peakBytes;
   report.seconds = (performance.now() - start) / 1000;
   return report;
 }

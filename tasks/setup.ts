@@ -1,5 +1,6 @@
 /**
- * Finding a WebGPU adapter, and getting one on a machine that has none.
+ * Getting WebGPU's software adapter on a machine that has none: the driver by which the kernels of GPUs
+ * compute on the processor. Tests need it, and `--adapter software`; nothing else installs anything.
  *
  * Deno keeps the graphics instance of its first `requestAdapter` for as long as the JavaScript
  * runtime lives: asked once in vain, it never finds a driver that was installed since. So the
@@ -61,7 +62,7 @@ export interface Plan {
 }
 
 /**
- * What to do on a system without an adapter.
+ * What to do on a system without a software adapter.
  *
  * @example
  * ```ts
@@ -76,12 +77,13 @@ export interface Plan {
 export function planDriver(system: System): Plan {
   const { os } = system;
   if (os === "darwin") {
-    return { install: [], advice: "Metal is built into macOS: update macOS, or leave the sandbox" };
+    return { install: [], advice: "macOS has none: compute on the CPU with --adapter cpu" };
   }
   if (os === "windows") {
     return {
       install: [],
-      advice: "Direct3D 12 is built into Windows: update Windows and the graphics card's driver",
+      advice:
+        "Direct3D 12 has one built in: update Windows, or compute on the CPU with --adapter cpu",
     };
   }
   return planPackages(DRIVER, system) ??
@@ -135,8 +137,8 @@ function aptGet(rights: System["rights"]): (...args: string[]) => string[] {
 }
 
 /**
- * An adapter: a GPU where there is one, else the software driver, which is installed first where
- * that is possible without asking (a Debian-like system, as root or by sudo without a password).
+ * The software adapter. Its driver is installed first where there is none and where that is possible
+ * without asking (a Debian-like system, as root or by sudo without a password).
  *
  * Call it before anything else in the process asks for an adapter, and after the flags have been
  * checked, so that nothing is installed for a mistyped command.
@@ -145,22 +147,25 @@ function aptGet(rights: System["rights"]): (...args: string[]) => string[] {
  *
  * @example
  * ```ts ignore
- * import { ensureAdapter } from "./setup.ts";
+ * import { ensureSoftware } from "./setup.ts";
  *
- * const adapter = await ensureAdapter();
+ * const adapter = await ensureSoftware();
  * console.log(adapter.info.description);
  * ```
  */
-export async function ensureAdapter(): Promise<GPUAdapter> {
+export async function ensureSoftware(): Promise<GPUAdapter> {
   await prepareEnvironment();
   if (!await probe()) await installDriver();
-  const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
-  if (!adapter) throw new UserError("the graphics adapter has gone away; run the command again");
+  const adapter = await navigator.gpu?.requestAdapter({ forceFallbackAdapter: true });
+  if (!adapter) throw new UserError("the software adapter has gone away; run the command again");
   return adapter;
 }
 
-/** Vulkan and not its OpenGL fallback; and no complaint of Mesa's about a missing folder. */
-async function prepareEnvironment(): Promise<void> {
+/**
+ * Says how WebGPU finds its adapters: by Vulkan and not by its OpenGL fallback, and without a complaint of
+ * Mesa's about a missing folder. Call it before the process asks for its first adapter.
+ */
+export async function prepareEnvironment(): Promise<void> {
   if (Deno.build.os !== "linux") return;
   process.env.DENO_WEBGPU_BACKEND ||= "vulkan";
   const folder = process.env.XDG_RUNTIME_DIR;
@@ -173,9 +178,9 @@ async function isMissing(path: string): Promise<boolean> {
   return await stat(path).then(() => false, () => true);
 }
 
-/** Whether there is an adapter, asked in a runtime of its own. */
+/** Whether there is a software adapter, asked in a runtime of its own. */
 async function probe(): Promise<boolean> {
-  const code = `const adapter = await navigator.gpu?.requestAdapter();
+  const code = `const adapter = await navigator.gpu?.requestAdapter({ forceFallbackAdapter: true });
     postMessage(Boolean(adapter));
     close();`;
   const worker = new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module" });
@@ -192,12 +197,12 @@ async function probe(): Promise<boolean> {
 async function installDriver(): Promise<void> {
   const { install, advice } = planDriver(await inspectSystem());
   const fail = (what: string) => new UserError(`${what}; ${advice}`);
-  if (!mayInstall(install)) throw fail("no graphics adapter found");
+  if (!mayInstall(install)) throw fail("no software adapter found");
 
-  console.error("No graphics adapter found: installing the software driver (about a minute).");
+  console.error("No software adapter found: installing its driver (about a minute).");
   const failure = await installAll(install);
   if (failure !== undefined) throw fail(`installing the software driver failed (${failure})`);
-  if (!await probe()) throw fail("no graphics adapter found, even with the software driver");
+  if (!await probe()) throw fail("no software adapter found, even with the software driver");
   console.error("The software driver is installed.");
 }
 
@@ -205,7 +210,7 @@ async function installDriver(): Promise<void> {
  * Makes sure that ranks can be started under MPI, which some tests do; installs Open MPI where that is
  * possible without asking. Never fails: where there is no MPI it says so, and those tests are left out.
  *
- * Permissions: `--allow-run=mpirun` and those of {@link ensureAdapter}.
+ * Permissions: `--allow-run=mpirun` and those of {@link ensureSoftware}.
  */
 export async function ensureMpi(): Promise<void> {
   if (await hasMpi()) return;

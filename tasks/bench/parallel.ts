@@ -47,7 +47,7 @@ export interface ParallelReport extends ParallelTimes {
 
 /** Bytes of the array that is all-reduced. */
 const ALL_REDUCED = 64 << 20;
-/** Seconds without a sign of life: an update of a large model on the software driver takes long. */
+/** Seconds without a sign of life: an update of a large model on a CPU takes long. */
 const PATIENCE = 3600;
 
 /** Times updates of several ranks on this machine. */

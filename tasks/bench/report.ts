@@ -142,6 +142,17 @@ export interface BenchReport {
   };
   /** Logical processors. */
   cores: number;
+  /** The processor, whose work on text is always measured. */
+  processor?: {
+    /** Its name, if the system told it. */
+    name?: string;
+    /** What the runtime's WebAssembly uses of it. */
+    features: string[];
+    /** Threads of the device, if that is the processor. */
+    threads?: number;
+  };
+  /** The most device memory that was in use at a time. */
+  peakBytes?: number;
   /** The matrix product (size³, NN) that others are compared with, over the whole run. */
   yardstick?: { size: number; gflops: { min: number; median: number; max: number } };
   /** One row per kernel and shape. */
@@ -206,12 +217,19 @@ export function tables(report: BenchReport): string {
   ].filter((section) => section !== false).join("\n\n");
 }
 
-function headline({ date, deno, adapter, cores, yardstick, seconds }: BenchReport): string {
+function headline(report: BenchReport): string {
+  const { date, deno, adapter, cores, processor, peakBytes, yardstick, seconds } = report;
   const { name, timing } = adapter;
   const lines = [
     `${name}, timed by ${timing}`,
     `Deno ${deno}, ${cores} cores, ${date.slice(0, 10)}, ${seconds.toFixed(0)} s`,
   ];
+  if (processor) {
+    const { name = "processor", features, threads } = processor;
+    const on = threads === undefined ? "" : `, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    lines.push(`${name}: ${features.join(", ")}${on}`);
+  }
+  if (peakBytes) lines.push(`Most device memory in use: ${mib(peakBytes)}`);
   if (yardstick) {
     const { size, gflops: { min, median, max } } = yardstick;
     lines.push(

@@ -1,5 +1,5 @@
 /**
- * The flags by which a command says how many GPUs it runs on.
+ * The flags by which a command says what it computes on, and on how many GPUs.
  *
  * @module
  */
@@ -7,9 +7,30 @@
 import { shown } from "../../models/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { describe } from "../options.ts";
+import { MOST_THREADS } from "./choose_device.ts";
 
 /** The heading of these flags in `--help`. */
 export const DEVICES = "Devices";
+
+/** Flags of every command that computes. */
+export const ADAPTER_OPTIONS = describe({
+  adapter: {
+    type: "choice",
+    choices: ["auto", "gpu", "cpu", "software"],
+    default: "auto",
+    group: DEVICES,
+    help:
+      "auto: a GPU if there is one, else the CPU. software: the kernels of GPUs on a driver that computes " +
+      "on the CPU, for tests; it is installed if need be.",
+  },
+  threads: {
+    type: "integer",
+    min: 1,
+    max: MOST_THREADS,
+    group: DEVICES,
+    help: "Threads of the CPU, shared by all devices on it. Default: as many as it has cores.",
+  },
+});
 
 /** Flags of every command that can run on several devices; {@link parseDevices} reads the first. */
 export const DEVICE_OPTIONS = describe({
@@ -18,15 +39,11 @@ export const DEVICE_OPTIONS = describe({
     unit: "number or all",
     default: "1",
     group: DEVICES,
-    help: "How many GPUs of this machine share the work, a worker for each; `all` for every GPU.",
+    help:
+      "How many GPUs of this machine share the work, a worker for each; `all` for every GPU. With " +
+      "--adapter cpu, workers that share the cores.",
   },
-  adapter: {
-    type: "choice",
-    choices: ["auto", "software"],
-    default: "auto",
-    group: DEVICES,
-    help: "software: each device is the software driver on the CPU, to try several out.",
-  },
+  ...ADAPTER_OPTIONS,
   timeout: {
     type: "number",
     above: 0,

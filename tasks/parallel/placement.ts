@@ -13,7 +13,7 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { GpuDevice } from "../../ops/gpu/device.ts";
-import { type Device, openDevice } from "../../ops/mod.ts";
+import { type AdapterChoice, type Device, openDevice, type OpenOptions } from "../../ops/mod.ts";
 
 /** A graphics card on the PCI bus. */
 export interface Card {
@@ -51,9 +51,6 @@ export interface Placement {
   expect: (Expected | undefined)[];
 }
 
-/** Which adapter ranks compute on: `software` is the driver that computes on the CPU. */
-export type AdapterChoice = "auto" | "software";
-
 /** How to place the ranks of one machine. */
 export interface PlacementRequest {
   /** How many; "all" is one for each card, and one where there is no card. */
@@ -77,9 +74,7 @@ export interface RankRequest extends Pick<PlacementRequest, "adapter" | "cards" 
 }
 
 /** How a rank opens its device. */
-export interface OpenRequest {
-  /** Which adapter. */
-  adapter: AdapterChoice;
+export interface OpenRequest extends Omit<OpenOptions, "gpu"> {
   /** This rank's part of the placement. */
   environment: Readonly<Record<string, string>>;
   /** This rank's part of the placement. */
@@ -204,7 +199,7 @@ export function placeRanks(request: PlacementRequest): Placement {
     notes,
     expect: Array.from({ length: size }, () => undefined),
   });
-  if (adapter === "software" || size === 1) return none([]);
+  if (isOnCpu(adapter) || size === 1) return none([]);
   const given = request.given ?? givenVariables();
   const chosen = CHOOSING.filter((name) => given[name]);
   if (chosen.length > 0) return none([chosenByUser(chosen, given, mode)]);
@@ -252,7 +247,11 @@ export function placeRank({ localRank, localSize, ...request }: RankRequest): Ra
 
 function ranksOf({ ranks, adapter, cards }: PlacementRequest): number {
   if (ranks !== "all") return ranks;
-  return adapter === "software" ? 1 : Math.max(1, cards.length);
+  return isOnCpu(adapter) ? 1 : Math.max(1, cards.length);
+}
+
+function isOnCpu(adapter: AdapterChoice): boolean {
+  return adapter === "cpu" || adapter === "software";
 }
 
 /** What the process's own environment says already. */
@@ -271,7 +270,8 @@ function chosenByUser(
     : `${set} chooses the card of all ranks, which will share it; unset it to give each its own`;
 }
 
-function tooFew(ranks: number, cards: readonly Card[]): UserError {
+/** More ranks were asked for than there are cards. */
+export function tooFew(ranks: number, cards: readonly Card[]): UserError {
   const found = cards.length === 0
     ? "no GPU found (they are counted on Linux only, by the PCI bus)"
     : `${cards.length} ${cards.length === 1 ? "GPU" : "GPUs"} found: ${
@@ -279,7 +279,7 @@ function tooFew(ranks: number, cards: readonly Card[]): UserError {
     }`;
   return new UserError(
     `${ranks} devices asked for, ${found}; --devices ${Math.max(1, cards.length)}, ` +
-      "or --adapter software to try it out",
+      "or --adapter cpu to share the processor's cores",
   );
 }
 
@@ -344,17 +344,17 @@ function named(card: Card): string {
  * ```ts
  * import { openPlaced } from "./placement.ts";
  *
- * const device = await openPlaced({ adapter: "software", environment: {}, expect: undefined });
+ * const device = await openPlaced({ adapter: "cpu", environment: {}, expect: undefined });
  * device.destroy();
  * ```
  */
 export async function openPlaced(request: OpenRequest): Promise<Device> {
-  const { adapter, environment, expect } = request;
+  const { environment, expect, ...options } = request;
   for (const [name, value] of Object.entries(environment)) {
     if (value === "") Deno.env.delete(name);
     else Deno.env.set(name, value);
   }
-  const device = await openDevice({ adapter });
+  const device = await openDevice(options);
   if (!expect) return device;
   const { vendor, device: model } = device instanceof GpuDevice
     ? device.cardIds

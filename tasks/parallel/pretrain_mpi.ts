@@ -11,10 +11,11 @@ import type { Device } from "../../ops/mod.ts";
 import { askProgram } from "../ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { exists, expectNoRun, type Resume } from "../run_folder.ts";
-import { ensureAdapter } from "../setup.ts";
+import { ensureSoftware } from "../setup.ts";
+import { chooseDevice, type ChosenDevice, type DeviceFlags, partFor } from "./choose_device.ts";
 import { fromFirst, GroupEnded } from "./communicator.ts";
 import { type MpiGroup, openMpi } from "./mpi.ts";
-import { type AdapterChoice, describeRank, findCards, openPlaced, placeRank } from "./placement.ts";
+import { describeRank, findCards, openPlaced, placeRank } from "./placement.ts";
 
 /** What a process is to do. */
 export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "group"> {
@@ -22,8 +23,8 @@ export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" |
   run?: string;
   /** The folder of a run that the user did not name. */
   unnamed(): Promise<string>;
-  /** Which adapter. */
-  adapter: AdapterChoice;
+  /** What to compute on. */
+  flags: DeviceFlags;
   /** Seconds without a sign of life after which a rank is taken for hung. */
   timeout: number;
   /** Path of the MPI library, if the user named one. */
@@ -37,18 +38,14 @@ export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" |
  * @throws {UserError} if there is no usable MPI library
  */
 export async function pretrainUnderMpi(
-  { run, unnamed, adapter, timeout, mpiPath, ...job }: MpiPretrainJob,
+  { run, unnamed, flags, timeout, mpiPath, ...job }: MpiPretrainJob,
 ): Promise<string | undefined> {
   const heartbeats = heartbeatsOf(run);
   const group = await openMpi({ mpiPath, timeout, heartbeats });
   try {
+    const device = await chooseForRank(group, flags);
     const folder = run ?? await fromFirst(group, "naming the run", unnamed);
-    await pretrain({
-      ...job,
-      run: folder,
-      group,
-      openDevice: () => openDevice(group, adapter),
-    });
+    await pretrain({ ...job, run: folder, group, openDevice: () => openForRank(group, device) });
     await group.finalize();
     // Jobs that still run keep theirs there.
     if (heartbeats !== undefined) await rmdir(dirname(heartbeats)).catch(() => {});
@@ -79,18 +76,41 @@ function heartbeatsOf(run: string | undefined): string | undefined {
   return join(run === undefined ? "runs" : dirname(run), ".ranks", id.replace(/[^\w.]/g, "-"));
 }
 
-/** The card of this rank, among those of its machine; every rank says which one it got. */
-async function openDevice(group: MpiGroup, adapter: AdapterChoice): Promise<Device> {
-  const { rank, size, host, localRank, localSize } = group;
-  // A driver is installed once per machine at most.
-  for (const turn of [true, false]) {
-    if ((localRank === 0) === turn) await group.patiently("looking for an adapter", ensureAdapter);
-    await group.barrier({ patient: true });
+/**
+ * What this rank computes on: of the CPU, its share of the machine's cores.
+ *
+ * @throws {UserError} there is no such adapter, too few, or only some ranks have a GPU
+ */
+async function chooseForRank(group: MpiGroup, flags: DeviceFlags): Promise<ChosenDevice> {
+  const { size, localRank, localSize } = group;
+  const choose = () => chooseDevice(flags, localSize, { quiet: localRank > 0 });
+  const device = await group.patiently("looking for an adapter", choose);
+  const onGpu = Float64Array.of(device.adapter === "gpu" ? 1 : 0);
+  await group.allReduce(onGpu);
+  if (onGpu[0] > 0 && onGpu[0] < size) {
+    throw new UserError(
+      `${onGpu[0]} of ${size} ranks have a GPU: leave out the machines that have none, or give ` +
+        "--adapter cpu",
+    );
   }
-  const cards = localSize > 1 && adapter === "auto" ? findCards() : [];
+  if (device.adapter === "cpu") await Deno.permissions.revoke({ name: "run" });
+  return partFor(device, localSize);
+}
+
+/** The card of this rank, among those of its machine; every rank says which one it got. */
+async function openForRank(group: MpiGroup, chosen: ChosenDevice): Promise<Device> {
+  const { rank, size, host, localRank, localSize } = group, { adapter } = chosen;
+  if (adapter === "software") {
+    // The driver is installed once per machine at most.
+    for (const turn of [true, false]) {
+      if ((localRank === 0) === turn) await group.patiently("looking for a driver", ensureSoftware);
+      await group.barrier({ patient: true });
+    }
+  }
+  const cards = localSize > 1 && adapter === "gpu" ? findCards() : [];
   const { environment, notes, expect } = placeRank({ localRank, localSize, adapter, cards });
   await Deno.permissions.revoke({ name: "run" });
-  const device = await openPlaced({ adapter, environment, expect });
+  const device = await openPlaced({ ...chosen, environment, expect });
   if (localRank === 0) { for (const note of notes) console.error(`note (${host}): ${note}`); }
   console.error(describeRank({ rank, size, host, device, expect }));
   return device;

@@ -4,15 +4,13 @@
  * @module
  */
 
-import type { Device } from "../../ops/mod.ts";
+import type { Device, OpenOptions } from "../../ops/mod.ts";
 import { type Communicator, inTurn } from "./communicator.ts";
-import { type AdapterChoice, describeRank, openPlaced, type Placement } from "./placement.ts";
+import { describeRank, openPlaced, type Placement } from "./placement.ts";
 
 /** Where the workers of a process compute, for all of them; survives structured cloning. */
-export interface WorkerPlacement extends Pick<Placement, "environment" | "expect"> {
-  /** Which adapter. */
-  adapter: AdapterChoice;
-}
+export interface WorkerPlacement
+  extends Pick<Placement, "environment" | "expect">, Omit<OpenOptions, "gpu"> {}
 
 /**
  * Opens a worker's device; rank 0 says which one each rank got. The environment that chooses a card is the
@@ -22,14 +20,14 @@ export interface WorkerPlacement extends Pick<Placement, "environment" | "expect
  */
 export async function openRankDevice(
   group: Communicator,
-  { adapter, environment, expect }: WorkerPlacement,
+  { environment, expect, ...options }: WorkerPlacement,
   output: { write(text: string): unknown },
 ): Promise<Device> {
   const { rank, size } = group;
   const device = await inTurn(
     group,
     "opening the device",
-    () => openPlaced({ adapter, environment: environment[rank], expect: expect[rank] }),
+    () => openPlaced({ ...options, environment: environment[rank], expect: expect[rank] }),
   );
   const lines = await textsOf(group, describeRank({ rank, size, device, expect: expect[rank] }));
   if (rank === 0) { for (const line of lines) output.write(`${line}\n`); }

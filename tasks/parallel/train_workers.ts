@@ -4,10 +4,10 @@
  *
  * @module
  */
-import { type Device, openDevice } from "../../ops/mod.ts";
+import type { Device } from "../../ops/mod.ts";
 import type { Resume } from "../run_folder.ts";
-import { prepareAdapters } from "./prepare_adapters.ts";
-import type { AdapterChoice } from "./placement.ts";
+import type { DeviceFlags } from "./choose_device.ts";
+import { openFirst, prepareAdapters } from "./prepare_adapters.ts";
 import type { WorkerPlacement } from "./rank_device.ts";
 import { runWorkers, type WorkersJob } from "./workers.ts";
 
@@ -27,13 +27,13 @@ export interface TrainArgs<Job> {
 
 /** What {@link train} needs. */
 export interface TrainJob<Job extends Resumable>
-  extends Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {
+  extends
+    DeviceFlags,
+    Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {
   /** What to do: plain data. */
   job: Job;
   /** Devices to do it on. */
   ranks: number | "all";
-  /** Which adapters they are. */
-  adapter: AdapterChoice;
 }
 
 /**
@@ -44,21 +44,18 @@ export interface TrainJob<Job extends Resumable>
  * @throws {UserError} there is no adapter, or too few; and what {@link trainByWorkers} throws
  */
 export async function train<Job extends Resumable, Result>(
-  { ranks, adapter, job, interrupted, ...options }: TrainJob<Job>,
+  { ranks, adapter, threads, job, interrupted, ...options }: TrainJob<Job>,
   here: (
     job: Job & { openDevice(): Promise<Device> } & Pick<TrainJob<Job>, "interrupted" | "output">,
   ) => Promise<Result>,
 ): Promise<Result> {
-  const prepare = () => prepareAdapters({ ranks, adapter });
+  const placement = await prepareAdapters({ ranks, adapter, threads });
   // Only another thread can be started again.
   if (ranks === 1 && !options.retries) {
-    const openOne = async () => {
-      await prepare();
-      return await openDevice({ adapter });
-    };
-    return await here({ ...job, openDevice: openOne, interrupted, output: options.output });
+    const openDevice = () => openFirst(placement);
+    return await here({ ...job, openDevice, interrupted, output: options.output });
   }
-  return await trainByWorkers({ ...options, job, placement: await prepare(), interrupted });
+  return await trainByWorkers({ ...options, job, placement, interrupted });
 }
 
 /** What {@link trainByWorkers} needs. */

@@ -185,16 +185,20 @@ Deno.test("what the user has chosen stays", () => {
   assert.deepEqual(Object.keys(environment[0]), ["VK_LOADER_DEVICE_SELECT", "DRI_PRIME"]);
 });
 
-Deno.test("one rank and software ranks are not placed", () => {
+Deno.test("one rank and ranks on the CPU are not placed", () => {
   const request = { mode: "workers", given: { DRI_PRIME: "1" } } as const;
   const plain = { environment: [{}], notes: [], expect: [undefined] };
   for (const cards of [[], TWO_ALIKE.slice(1), TWO_ALIKE]) {
     assert.deepEqual(placeRanks({ ...request, ranks: 1, adapter: "auto", cards }), plain);
-    assert.deepEqual(placeRanks({ ...request, ranks: "all", adapter: "software", cards }), plain);
+    for (const adapter of ["cpu", "software"] as const) {
+      assert.deepEqual(placeRanks({ ...request, ranks: "all", adapter, cards }), plain);
+    }
   }
   assert.deepEqual(placeRanks({ ...request, ranks: "all", adapter: "auto", cards: [] }), plain);
-  const four = placeRanks({ ...request, ranks: 4, adapter: "software", cards: [] });
-  assert.deepEqual(four.environment, [{}, {}, {}, {}]);
+  for (const adapter of ["cpu", "software"] as const) {
+    const four = placeRanks({ ...request, ranks: 4, adapter, cards: [] });
+    assert.deepEqual(four.environment, [{}, {}, {}, {}]);
+  }
 });
 
 Deno.test("more ranks than cards is a mistake that says what there is", () => {
@@ -203,7 +207,7 @@ Deno.test("more ranks than cards is a mistake that says what there is", () => {
   assert.throws(place(4, TWO_ALIKE), {
     name: "UserError",
     message: "4 devices asked for, 2 GPUs found: 10de:2330 at 0000:01:00.0, 10de:2330 at " +
-      "0000:02:00.0; --devices 2, or --adapter software to try it out",
+      "0000:02:00.0; --devices 2, or --adapter cpu to share the processor's cores",
   });
   assert.throws(place(2, TWO_ALIKE.slice(1)), /1 GPU found: .*; --devices 1, or/);
   assert.throws(place(2, []), /2 devices asked for, no GPU found .*; --devices 1, or/);
