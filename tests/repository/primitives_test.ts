@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { LOWERINGS } from "../../ops/gpu/target.ts";
+import { LOWERINGS as CPU_LOWERINGS } from "../../ops/cpu/target.ts";
+import { LOWERINGS as GPU_LOWERINGS } from "../../ops/gpu/target.ts";
 import { RESHAPE } from "../../ops/graph/tensor.ts";
 import { PRIMITIVES } from "../../ops/primitives/list.ts";
 import { GATHER } from "../../ops/primitives/rows.ts";
@@ -22,11 +23,15 @@ Deno.test("every primitive says what it is", () => {
   }
 });
 
-Deno.test("WebGPU has kernels for what is not pointwise, and for nothing else", () => {
-  const anchors = [...PRIMITIVES.values()]
-    .filter((p) => !p.pointwise && p !== GATHER && p !== RESHAPE).map((p) => p.name);
-  assert.deepEqual(Object.keys(LOWERINGS).sort(), anchors.sort());
-});
+for (
+  const [target, lowerings] of Object.entries({ WebGPU: GPU_LOWERINGS, "the CPU": CPU_LOWERINGS })
+) {
+  Deno.test(`${target} has kernels for what is not pointwise, and for nothing else`, () => {
+    const anchors = [...PRIMITIVES.values()]
+      .filter((p) => !p.pointwise && p !== GATHER && p !== RESHAPE).map((p) => p.name);
+    assert.deepEqual(Object.keys(lowerings).sort(), anchors.sort());
+  });
+}
 
 Deno.test("ARCHITECTURE.md lists the primitives", async () => {
   const text = await readFile(join(ROOT, "ARCHITECTURE.md"), "utf8");
