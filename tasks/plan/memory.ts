@@ -11,8 +11,8 @@ import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops
 import { mib } from "../bench/report.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
-import type { PretrainConfig } from "../pretrain_options.ts";
-import { memoryOrder, microSpec, sumTensors, updateSpec } from "../training_programs.ts";
+import type { PretrainConfig } from "../config/pretrain.ts";
+import { memoryOrder, microSpec, sumTensors, updateSpec } from "../train/programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -59,7 +59,7 @@ export interface MemoryPlan {
  * ```ts
  * import { planMemory } from "./memory.ts";
  * import { gpuTarget } from "../../ops/mod.ts";
- * import { resolvePretrain } from "../pretrain_options.ts";
+ * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *
  * const config = resolvePretrain({ preset: "tiny" }, []);

@@ -9,7 +9,7 @@ import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import type { Evaluation } from "../../tasks/evaluate.ts";
 import { runWorkers } from "../../tasks/parallel/workers.ts";
-import type { TemplateResult } from "../../tasks/results.ts";
+import type { TemplateResult } from "../../tasks/evaluate/results.ts";
 import { gpuTest } from "../gpu.ts";
 import type { InterruptedArgs } from "./interrupted_rank.ts";
 import {
