@@ -12,7 +12,7 @@ import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";
 import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
-import { resumeOf } from "../tasks/launch/resume.ts";
+import { resumeOf } from "../tasks/checkpoints/run_folder.ts";
 import { train } from "../tasks/launch/train.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };

@@ -9,7 +9,7 @@ import { interruption, main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
 import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
-import { resumeOf, unnamedRun } from "../tasks/launch/resume.ts";
+import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
 import { train } from "../tasks/launch/train.ts";
 import { pretrain } from "../tasks/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";

@@ -12,7 +12,7 @@ import { describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICES } from "../tasks/config/device_flags.ts";
 import { mpiEnvironment } from "../tasks/parallel/mpi/group.ts";
 import { launch, pretrainUnderMpi } from "../tasks/launch/mpi.ts";
-import { resumeOf, unnamedRun } from "../tasks/launch/resume.ts";
+import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
 
 const { devices: _launchers, ...COMMAND } = PRETRAIN_COMMAND;

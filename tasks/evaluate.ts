@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Evaluation } from "./evaluate/results.ts";
 import { createHash } from "node:crypto";
 import { mkdir, open, stat } from "node:fs/promises";
 import { basename } from "node:path";
@@ -35,7 +36,7 @@ import {
   type Row,
   splitsOf,
 } from "./rows/mod.ts";
-import { exists } from "./checkpoints/run_folder.ts";
+import { exists } from "./files/write.ts";
 import { openWeights } from "./files/weights.ts";
 
 /** What {@link evaluateModel} needs. */
@@ -87,22 +88,6 @@ export interface EvaluationTask {
   templates: readonly Template[];
   /** Rows are examples already, as in P3. */
   prerendered?: boolean;
-}
-
-/** What an evaluation did. */
-export interface Evaluation {
-  /** Results of all tasks that were asked for, finished earlier or now; on rank 0 only. */
-  results: TemplateResult[];
-  /** Tasks that were left out. */
-  missing: string[];
-  /** Programs compiled, by all ranks together. */
-  programs: number;
-  /** Padded over real tokens, minus 1; NaN if nothing was run. */
-  paddingOverhead: number;
-  /** Share of the time that threads were busy while it could have been the devices'; NaN likewise. */
-  hostShare: number;
-  /** The first few unusable rows, in words. */
-  bad: string[];
 }
 
 const LISTED = 20;

@@ -15,7 +15,7 @@ import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
-import { writeFile } from "./checkpoints/save.ts";
+import { writeFile } from "./files/write.ts";
 import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./prompts/windows.ts";
 import { DROPS } from "./prompts/examples.ts";
 import {
@@ -41,7 +41,6 @@ import { validate } from "./command/options.ts";
 import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./train/pair_batches.ts";
 import {
-  exists,
   expectNoRun,
   expectSame,
   forgetUnsaved,
@@ -50,6 +49,7 @@ import {
   readConfig,
   type Resume,
 } from "./checkpoints/run_folder.ts";
+import { exists } from "./files/write.ts";
 import { type Interruption, trainLoop } from "./train/loop.ts";
 import { Trainer } from "./train/trainer.ts";
 

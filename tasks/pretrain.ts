@@ -21,7 +21,7 @@ import {
   evaluationShare,
   rowsOf,
 } from "./text/batches.ts";
-import { writeFile } from "./checkpoints/save.ts";
+import { writeFile } from "./files/write.ts";
 import { listCorpus, sampleLines } from "./text/corpus.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import {
@@ -45,7 +45,6 @@ import {
   resolvePretrain,
 } from "./config/pretrain.ts";
 import {
-  exists,
   expectNoRun,
   expectSame,
   forgetUnsaved,
@@ -54,6 +53,7 @@ import {
   readConfig,
   type Resume,
 } from "./checkpoints/run_folder.ts";
+import { exists } from "./files/write.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";

@@ -16,9 +16,10 @@ import {
   specialIds,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile, writeTensors } from "./save.ts";
+import { writeTensors } from "./save.ts";
+import { writeFile } from "../files/write.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
-import { exists } from "./run_folder.ts";
+import { exists } from "../files/write.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What {@link convertModel} has written. */

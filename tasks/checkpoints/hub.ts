@@ -33,7 +33,7 @@ import { nearFolder, parseHubModel } from "./hub/name.ts";
 import { startDownload } from "./hub/progress.ts";
 import { readSettings } from "./hub/settings.ts";
 import type { Output } from "../reports/progress.ts";
-import { exists } from "./run_folder.ts";
+import { exists } from "../files/write.ts";
 
 export type { Patience } from "./hub/client.ts";
 export { HUB_VARIABLES } from "./hub/settings.ts";

@@ -35,8 +35,10 @@ import {
   loadParameters,
 } from "./parameters.ts";
 import { defaults, validate } from "../command/options.ts";
+import type { FinetunedModel } from "../config/finetune.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
-import { exists, readConfig } from "./run_folder.ts";
+import { readConfig } from "./run_folder.ts";
+import { exists } from "../files/write.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { openWeights, type Weights } from "../files/weights.ts";
 
@@ -71,20 +73,6 @@ export interface ModelOptions extends HubOptions {
    * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.
    */
   relativeMaxDistance?: number;
-}
-
-/** What the config of a finetuning run says about its model. */
-export interface FinetunedModel {
-  /** Tells it from a pretraining run. */
-  kind: "finetune";
-  /** Sizes and parts. */
-  model: ModelConfig;
-  /** Longest source. */
-  sourceLength: number;
-  /** Longest target. */
-  targetLength: number;
-  /** Datasets of the mixture. */
-  datasets: readonly string[];
 }
 
 /** What a folder says about its model, without the weights. */

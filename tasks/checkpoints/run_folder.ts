@@ -5,20 +5,16 @@
  * @module
  */
 
-import { rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { foreignNames, type ModelConfig, type Part, transpose } from "../../models/mod.ts";
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
-import {
-  checkpointFile,
-  openCheckpoint,
-  saveCheckpoint,
-  writeFile,
-  writeTensors,
-} from "./save.ts";
+import { checkpointFile, openCheckpoint, saveCheckpoint, writeTensors } from "./save.ts";
+import { writeFile } from "../files/write.ts";
 import { readJson } from "../files/json.ts";
+import { exists } from "../files/write.ts";
 import { checkpointWeights, findParameters } from "./parameters.ts";
 import {
   isOptimizerFile,
@@ -29,11 +25,6 @@ import {
 } from "./optimizer.ts";
 import { flagName } from "../command/options.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
-
-/** True if there is a file or folder of this name. */
-export async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(() => true, () => false);
-}
 
 /**
  * A name for a new run that no folder has yet: `runs/tiny-metro`, `runs/tiny-metro-2`, …
@@ -243,4 +234,28 @@ async function readState(run: string): Promise<SavedState> {
 /** `1.4 M`, `68 k`. */
 export function millions(n: number): string {
   return n >= 1e6 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e3).toFixed(0)} k`;
+}
+
+/**
+ * Whether to go on with a run, from flags and from what Slurm says: a requeued job goes on by itself.
+ */
+export function resumeOf({ resume, requeue }: { resume: boolean; requeue: boolean }): Resume {
+  if (resume) return true;
+  const restarts = Number(Deno.env.get("SLURM_RESTART_COUNT") ?? 0);
+  return requeue || restarts > 0 ? "requeue" : false;
+}
+
+/**
+ * The folder of a pretraining run that the user did not name: a new one, unless a run is to be found again.
+ * Under Slurm it is called after the job, which keeps its number when it is requeued.
+ *
+ * @param name of the run
+ * @throws {UserError} if nobody could know which folder to go on with
+ */
+export async function unnamedRun(name: string, resume: Resume): Promise<string> {
+  const job = Deno.env.get("SLURM_JOB_ID");
+  const named = job ? `${name}-job${job}` : name;
+  if (resume !== "requeue") return await newRunFolder("runs", named);
+  if (job) return join("runs", named);
+  throw new UserError("--requeue: expected --run FOLDER too, so that the next start finds the run");
 }

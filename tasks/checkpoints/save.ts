@@ -24,7 +24,7 @@
  * @module
  */
 import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import {
   decodeFloats,
@@ -35,13 +35,11 @@ import {
   type TensorSpec,
 } from "../../models/formats/safetensors.ts";
 import { UserError } from "../../ops/graph/errors.ts";
+import { fileError, flushFolder, onDisk, PIECE, replaceFile, writeAll } from "../files/write.ts";
 import { alone, type Communicator } from "../parallel/communicator.ts";
 
 const STAGED = "checkpoint.tmp";
 const COMMITTED = "checkpoint.next";
-
-/** Larger reads and writes do not fit the system calls' 32-bit counts. */
-const PIECE = 1 << 26;
 
 /** Bytes that may wait for the disk, or the flush at the end would take long without a sign of life. */
 const UNFLUSHED = 1 << 30;
@@ -63,29 +61,6 @@ export interface Tensors {
   read(name: string): Promise<Float32Array>;
   /** Closes the file. */
   close(): Promise<void>;
-}
-
-/**
- * Writes a small file whole or not at all.
- *
- * @throws {UserError} the disk is full or the folder cannot be written to; the old file is intact
- *
- * @example
- * ```ts
- * import { writeFile } from "./save.ts";
- * import { mkdtemp, readFile, rm } from "node:fs/promises";
- * import { tmpdir } from "node:os";
- * import assert from "node:assert/strict";
- *
- * const run = await mkdtemp(tmpdir() + "/run-");
- * await writeFile(`${run}/config.json`, "{}\n");
- * assert.equal(await readFile(`${run}/config.json`, "utf8"), "{}\n");
- * await rm(run, { recursive: true });
- * ```
- */
-export async function writeFile(path: string, contents: string | Uint8Array): Promise<void> {
-  const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
-  await replaceFile(path, (file) => writeAll(file, bytes, 0));
 }
 
 /**
@@ -367,43 +342,6 @@ async function finishCommit(folder: string): Promise<void> {
   await rmdir(committed); // and nothing with it, should the listing have been incomplete
 }
 
-async function replaceFile(
-  path: string,
-  write: (file: FileHandle) => Promise<void>,
-): Promise<void> {
-  const temporary = `${path}.tmp`;
-  await onDisk(path, async () => {
-    try {
-      const file = await open(temporary, "w");
-      try {
-        await write(file);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      await rename(temporary, path);
-      await flushFolder(dirname(path));
-    } catch (error) {
-      await rm(temporary, { force: true }).catch(() => {});
-      throw error;
-    }
-  });
-}
-
-/** Makes the renames in a folder outlast a power cut; Windows has no such call and needs none. */
-async function flushFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r").catch(() => undefined);
-  await handle?.sync().catch(() => {});
-  await handle?.close();
-}
-
-async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length;) {
-    const length = Math.min(PIECE, bytes.length - done);
-    done += (await file.write(bytes, done, length, position + done)).bytesWritten;
-  }
-}
-
 async function readPiece(
   file: FileHandle,
   position: number,
@@ -457,30 +395,4 @@ function damaged(path: string, what: string): UserError {
   return new UserError(
     `${path}: cannot be used: ${what}; put back a copy of the file, or start a new run`,
   );
-}
-
-async function onDisk<T>(path: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw fileError(error, "writing", path);
-  }
-}
-
-/** What the file system refuses is the user's to mend; anything else passes through. */
-function fileError(error: unknown, doing: string, path: string): unknown {
-  const advice: Record<string, string> = {
-    ENOSPC: "the disk is full; make room, then run again with --resume",
-    EDQUOT: "your disk quota is used up; make room, then run again with --resume",
-    EFBIG: "the file system takes no file this large; choose another folder",
-    EACCES: "permission denied; choose another folder or change its permissions",
-    EPERM: "permission denied; choose another folder or change its permissions",
-    EROFS: "the file system is read-only; choose another folder",
-    ENOTDIR: "part of the path is a file, not a folder; choose another folder",
-    ENOENT: "no such file or folder; check the path",
-    EISDIR: "expected a file, got a folder; check the path",
-    EIO: "the disk reports an error; choose another disk",
-  };
-  const code = (error as { code?: string }).code ?? "";
-  return Object.hasOwn(advice, code) ? new UserError(`${doing} ${path}: ${advice[code]}`) : error;
 }

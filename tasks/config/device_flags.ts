@@ -76,3 +76,25 @@ export function parseDevices(text: string): number | "all" {
   if (/^[1-9]\d{0,5}$/.test(text)) return Number(text);
   throw new UserError(`--devices: expected a number of at least 1, or all, got '${shown(text)}'`);
 }
+
+/** Flags of training commands. */
+export const TRAIN_DEVICE_OPTIONS = describe({
+  ...DEVICE_OPTIONS,
+  retries: {
+    type: "integer",
+    min: 0,
+    default: 0,
+    group: DEVICES,
+    help:
+      "Starts again from the last checkpoint after so many failures at most: a device that was lost, a " +
+      "rank that hung.",
+  },
+  requeue: {
+    type: "boolean",
+    default: false,
+    group: DEVICES,
+    help:
+      "Go on from the run's checkpoint if there is one, else start it: for schedulers that run the " +
+      "same command again. Under Slurm a requeued job does so by itself.",
+  },
+});

@@ -8,11 +8,10 @@
 import { type ModelConfig, type OptimisationConfig, preset } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
-import { TRAIN_DEVICE_OPTIONS } from "../launch/resume.ts";
+import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
 import { PRETRAIN_CONFIG } from "./pretrain.ts";
-import type { FinetunedModel, RunModel } from "../checkpoints/model.ts";
 import { MODEL_FLAGS } from "./model_flags.ts";
-import type { MixingRule } from "../prompts/t0.ts";
+import type { PretrainConfig } from "./pretrain.ts";
 
 const { updates, peakLearningRate, warmupUpdates, scheduleUpdates } = PRETRAIN_CONFIG;
 const { beta1, beta2, epsilon, weightDecay, clipNorm } = PRETRAIN_CONFIG;
@@ -136,6 +135,29 @@ export const FINETUNE_COMMAND = describe({
   ...TRAIN_DEVICE_OPTIONS,
 });
 
+/** Whose rule says how much of a dataset is used; see `cap` in `prompts/t0.ts`. */
+export type MixingRule = "metro" | "tzero";
+
+/** What the config of a finetuning run says about its model. */
+export interface FinetunedModel {
+  /** Tells it from a pretraining run. */
+  kind: "finetune";
+  /** Sizes and parts. */
+  model: ModelConfig;
+  /** Longest source. */
+  sourceLength: number;
+  /** Longest target. */
+  targetLength: number;
+  /** Datasets of the mixture. */
+  datasets: readonly string[];
+}
+
+/** What it starts from: a run, or a model that is none. */
+export interface StartingModel extends Pick<PretrainConfig, "preset" | "source"> {
+  /** Sizes and parts. */
+  config: ModelConfig;
+}
+
 /** What the user can set about a finetuning run. */
 export interface FinetuneSettings
   extends Omit<OptimisationConfig, "batchSequences" | "sequenceLength"> {
@@ -191,9 +213,9 @@ export interface FinetuneConfig extends FinetuneSettings, FinetunedModel {
   /** The pretrained run, or the model that is none. */
   from: string;
   /** Its preset, or the one of the nearest size. */
-  preset: RunModel["preset"];
+  preset: PretrainConfig["preset"];
   /** Whom it follows. */
-  source: RunModel["source"];
+  source: PretrainConfig["source"];
 }
 
 /** What the presets say about rhythm. */
@@ -210,7 +232,7 @@ export interface FinetuneBase {
   /** The pretrained run's folder, or what else names the model. */
   from: string;
   /** What it says about its model. */
-  model: RunModel;
+  model: StartingModel;
   /** Folder of the sample rows. */
   sampleData: string;
   /** Folder of the sample templates. */

@@ -26,9 +26,8 @@ import {
   STARTS,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { checkTextWeights } from "../text/mix.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
-import { TRAIN_DEVICE_OPTIONS } from "../launch/resume.ts";
+import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
 
 /** Every setting of a run. */
 export interface PretrainConfig
@@ -507,4 +506,35 @@ export function objectiveConfig(config: PretrainConfig): ObjectiveConfig {
     rtdWeight,
     clmWeight,
   };
+}
+
+/**
+ * Checks `--text-weights` against `--text`.
+ *
+ * @param texts how many corpora there are
+ * @throws {UserError} too few or too many weights, or one that is not above 0
+ *
+ * @example
+ * ```ts
+ * import { checkTextWeights } from "./pretrain.ts";
+ * import assert from "node:assert/strict";
+ *
+ * checkTextWeights([3, 1], 2);
+ * assert.throws(() => checkTextWeights([3, 1], 3), /--text-weights: expected 3 numbers/);
+ * ```
+ */
+export function checkTextWeights(weights: readonly number[], texts: number): void {
+  if (weights.length !== texts) {
+    const expected = `expected ${counted(texts, "number")}, one for each --text`;
+    throw new UserError(`--text-weights: ${expected}, got ${weights.length}: ${weights.join(" ")}`);
+  }
+  const wrong = weights.find((weight) => !(weight > 0 && Number.isFinite(weight)));
+  if (wrong === undefined) return;
+  throw new UserError(
+    `--text-weights: expected numbers above 0, got ${wrong}; leave a --text out that is not to be used`,
+  );
+}
+
+function counted(n: number, noun: string): string {
+  return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }

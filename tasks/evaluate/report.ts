@@ -7,8 +7,8 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile } from "../checkpoints/save.ts";
-import type { Evaluation } from "../evaluate.ts";
+import { writeFile } from "../files/write.ts";
+import type { Evaluation } from "./results.ts";
 import { percentText } from "../command/number_text.ts";
 import {
   compareRuns,
@@ -20,7 +20,7 @@ import {
   summaryLines,
   summaryMarkdown,
 } from "./results.ts";
-import { exists } from "../checkpoints/run_folder.ts";
+import { exists } from "../files/write.ts";
 import { resultsPage } from "./plots.ts";
 
 /** Where an evaluation belongs. */

@@ -14,9 +14,25 @@ import { join } from "node:path";
 import { type ColumnTable, from, not, op, table } from "arquero";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
-import { writeFile } from "../checkpoints/save.ts";
+import { writeFile } from "../files/write.ts";
 import { percentText } from "../command/number_text.ts";
 import { T0_EVAL } from "../prompts/t0.ts";
+
+/** What an evaluation did. */
+export interface Evaluation {
+  /** Results of all tasks that were asked for, finished earlier or now; on rank 0 only. */
+  results: TemplateResult[];
+  /** Tasks that were left out. */
+  missing: string[];
+  /** Programs compiled, by all ranks together. */
+  programs: number;
+  /** Padded over real tokens, minus 1; NaN if nothing was run. */
+  paddingOverhead: number;
+  /** Share of the time that threads were busy while it could have been the devices'; NaN likewise. */
+  hostShare: number;
+  /** The first few unusable rows, in words. */
+  bad: string[];
+}
 
 /** The result of one template on one dataset: a file. */
 export interface TemplateResult {

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Evaluation } from "../evaluate.ts";
+import type { Evaluation } from "../evaluate/results.ts";
 import type { EvaluateArgs } from "./evaluate_rank.ts";
 import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
 

@@ -7,7 +7,12 @@
 import { type ModelConfig, t5Lengths } from "../../models/mod.ts";
 import { rowsOf } from "../text/batches.ts";
 import { pairFlops, trainingFlopsPerToken } from "../train/flops.ts";
-import { type BatchShape, metroObjective, type Objective, t5Objective } from "../train/objective.ts";
+import {
+  type BatchShape,
+  metroObjective,
+  type Objective,
+  t5Objective,
+} from "../train/objective.ts";
 import { partsOf, rowsOfSlice } from "../parallel/share.ts";
 import { modelConfig, objectiveConfig, type PretrainConfig } from "../config/pretrain.ts";
 import { batchShapes, microBatches } from "../train/update_shapes.ts";

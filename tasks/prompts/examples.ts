@@ -4,11 +4,11 @@
  * @module
  */
 
+import type { MixingRule } from "../config/finetune.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { encodePrompt, encodeTarget } from "./ids.ts";
 import { RenderError, type Template } from "./template.ts";
-import type { MixingRule } from "./t0.ts";
 import { adaptRow } from "../rows/adapt.ts";
 import { isP3, p3Example } from "../rows/p3.ts";
 import type { Row } from "../rows/row.ts";

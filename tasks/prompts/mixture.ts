@@ -9,18 +9,13 @@
  * @module
  */
 
+import type { MixingRule } from "../config/finetune.ts";
 import { existsSync, readFileSync } from "node:fs";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key } from "../../ops/graph/random.ts";
 import { hash } from "./examples.ts";
 import { nearest } from "../command/nearest.ts";
-import {
-  cap,
-  type MixingRule,
-  mixtureDatasets,
-  type MixtureName,
-  T0_DATASETS,
-} from "./t0.ts";
+import { cap, mixtureDatasets, type MixtureName, T0_DATASETS } from "./t0.ts";
 import { openTemplates, taskName, type Templates } from "./templates.ts";
 import { datasetsIn, indexRows, isP3, readRows, type RowIndex, splitsOf } from "../rows/mod.ts";
 import { permute } from "../text/shuffle.ts";

@@ -9,7 +9,7 @@
  */
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile } from "../checkpoints/save.ts";
+import { writeFile } from "../files/write.ts";
 import { fixedText, numberText, percentText } from "../command/number_text.ts";
 
 /** One line of `metrics.jsonl`. */

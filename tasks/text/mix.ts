@@ -7,6 +7,7 @@
 import { UserError } from "../../ops/graph/errors.ts";
 import { key } from "../../ops/graph/random.ts";
 import { numberText, percentText } from "../command/number_text.ts";
+import { checkTextWeights } from "../config/pretrain.ts";
 import type { BlockSource, PackedPart } from "./packed.ts";
 import { permute } from "./shuffle.ts";
 
@@ -14,33 +15,6 @@ import { permute } from "./shuffle.ts";
 const PLACES = 0x706c6163;
 const BLOCKS = 0x626c6f63;
 const HELDOUT = 0x68656c64;
-
-/**
- * Checks `--text-weights` against `--text`.
- *
- * @param texts how many corpora there are
- * @throws {UserError} too few or too many weights, or one that is not above 0
- *
- * @example
- * ```ts
- * import { checkTextWeights } from "./mix.ts";
- * import assert from "node:assert/strict";
- *
- * checkTextWeights([3, 1], 2);
- * assert.throws(() => checkTextWeights([3, 1], 3), /--text-weights: expected 3 numbers/);
- * ```
- */
-export function checkTextWeights(weights: readonly number[], texts: number): void {
-  if (weights.length !== texts) {
-    const expected = `expected ${counted(texts, "number")}, one for each --text`;
-    throw new UserError(`--text-weights: ${expected}, got ${weights.length}: ${weights.join(" ")}`);
-  }
-  const wrong = weights.find((weight) => !(weight > 0 && Number.isFinite(weight)));
-  if (wrong === undefined) return;
-  throw new UserError(
-    `--text-weights: expected numbers above 0, got ${wrong}; leave a --text out that is not to be used`,
-  );
-}
 
 /**
  * How many blocks of each corpus an epoch uses. An epoch has about as many tokens as all corpora together,
@@ -209,10 +183,6 @@ function joined(
       for (const part of parts) part.close();
     },
   };
-}
-
-function counted(n: number, noun: string): string {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
 
 /** Two digits that matter, or all before the point: 2.3, 0.012, 140. */

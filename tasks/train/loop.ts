@@ -10,7 +10,7 @@ import { UserError } from "../../ops/graph/errors.ts";
 import type { Device } from "../../ops/mod.ts";
 import { type MetricRecord, openMetrics, readMetrics } from "../reports/metrics.ts";
 import { addCounts, type Objective, type PreparedBatch, scalarsOf } from "./objective.ts";
-import { writeFile } from "../checkpoints/save.ts";
+import { writeFile } from "../files/write.ts";
 import { alone, type Communicator, GroupEnded } from "../parallel/communicator.ts";
 import type { Numbered, Share } from "../parallel/share.ts";
 import { startProgress } from "../reports/progress.ts";

@@ -10,7 +10,13 @@ import { key, Random } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
 import { chooseLengths, fittingLength } from "./lengths.ts";
 import type { BatchShape, PreparedBatch } from "./objective.ts";
-import { ALONE, type Numbered, type RankPlace, rowsOfSlice, type Share } from "../parallel/share.ts";
+import {
+  ALONE,
+  type Numbered,
+  type RankPlace,
+  rowsOfSlice,
+  type Share,
+} from "../parallel/share.ts";
 import type { BatchSource } from "./loop.ts";
 
 /** The static shapes of pairs: every combination of a source and a target length. */

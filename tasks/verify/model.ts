@@ -31,7 +31,8 @@ import { readJson } from "../files/json.ts";
 import { type LoadedModel, releasedConfig, withParameters } from "../checkpoints/model.ts";
 import { type FoundParameter, loadParameters } from "../checkpoints/parameters.ts";
 import { Ranker } from "../evaluate/rank.ts";
-import { exists, readConfig } from "../checkpoints/run_folder.ts";
+import { readConfig } from "../checkpoints/run_folder.ts";
+import { exists } from "../files/write.ts";
 import { openWeights, type Weights } from "../files/weights.ts";
 
 /** What is compared, in the order of the table. */

@@ -15,7 +15,7 @@
 import { getRepoFolderName } from "@huggingface/hub";
 import { link, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { exists } from "../run_folder.ts";
+import { exists } from "../../files/write.ts";
 
 const COMMIT = /^[0-9a-f]{40}$/;
 

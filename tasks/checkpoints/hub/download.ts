@@ -13,7 +13,7 @@ import { createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { UserError } from "../../../ops/graph/errors.ts";
-import { exists } from "../run_folder.ts";
+import { exists } from "../../files/write.ts";
 import { type RemoteFile, request, type Source, TransientError, withRetries } from "./client.ts";
 import type { DownloadProgress } from "./progress.ts";
 

@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../ops/graph/errors.ts";
-import { decodeFloats, encodeHeader, headerSize, parseHeader } from "../../../models/formats/safetensors.ts";
+import {
+  decodeFloats,
+  encodeHeader,
+  headerSize,
+  parseHeader,
+} from "../../../models/formats/safetensors.ts";
 import { MAX_JSON_BYTES } from "../../../models/formats/untrusted.ts";
 import { assertUserError, fuzz, joined } from "../../fuzz.ts";
 

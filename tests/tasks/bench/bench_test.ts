@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { parameterCount, preset, PRESETS } from "../../../models/mod.ts";
 import { openDevice } from "../../../ops/mod.ts";
-import { bench, BENCH_PARTS, BENCH_SCALES, type BenchScale, chosen } from "../../../tasks/bench/bench.ts";
+import {
+  bench,
+  BENCH_PARTS,
+  BENCH_SCALES,
+  type BenchScale,
+  chosen,
+} from "../../../tasks/bench/bench.ts";
 import { benchParallel, onePreset, parallelTable } from "../../../tasks/bench/parallel.ts";
 import { forwardFlopsPerToken, pairFlops } from "../../../tasks/train/flops.ts";
 import { cubeCases, layerCases } from "../../../tasks/bench/kernel_cases.ts";

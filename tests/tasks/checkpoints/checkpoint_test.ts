@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { writeFile as replaceFile } from "../../../tasks/files/write.ts";
 import { askProgram } from "../../../tasks/devices/ask_program.ts";
 import {
   mkdir,
@@ -19,7 +20,6 @@ import {
   openCheckpoint,
   openTensors,
   saveCheckpoint,
-  writeFile as replaceFile,
   writeTensors,
 } from "../../../tasks/checkpoints/save.ts";
 import { runRanks } from "../local_group.ts";
@@ -167,7 +167,13 @@ async function jobKilled(
     new Deno.Command(Deno.execPath(), {
       args: [
         ...["run", "--quiet", "--no-prompt", `--allow-read=${run}`, `--allow-write=${run}`],
-        ...[new URL("./rank_writer.ts", import.meta.url).href, run, `${size}`, `${rank}`, `${start}`],
+        ...[
+          new URL("./rank_writer.ts", import.meta.url).href,
+          run,
+          `${size}`,
+          `${rank}`,
+          `${start}`,
+        ],
       ],
       stdin: "piped",
       stdout: "piped",

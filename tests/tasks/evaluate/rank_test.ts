@@ -5,7 +5,13 @@ import { type RankShape, SPECIAL } from "../../../models/mod.ts";
 import { openDevice } from "../../../ops/mod.ts";
 import type { LoadedModel } from "../../../tasks/checkpoints/model.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
-import { bestOf, planRanking, rank, Ranker, type RankRequest } from "../../../tasks/evaluate/rank.ts";
+import {
+  bestOf,
+  planRanking,
+  rank,
+  Ranker,
+  type RankRequest,
+} from "../../../tasks/evaluate/rank.ts";
 import { gpuTest } from "../../gpu.ts";
 import { modelOn, requestsLike } from "../random_model.ts";
 import type { ScoreArgs, Scores } from "./score_rank.ts";

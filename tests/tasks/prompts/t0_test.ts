@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
+import type { MixingRule } from "../../../tasks/config/finetune.ts";
 import { parse } from "yaml";
 import {
   cap,
   type EvalTemplate,
   evalTemplates,
-  type MixingRule,
   mixtureDatasets,
   type MixtureName,
   T0_DATASETS,

@@ -3,7 +3,12 @@ import { Buffer } from "node:buffer";
 import { gzipSync } from "node:zlib";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { UserError } from "../../../ops/graph/errors.ts";
-import { listCorpus, readDocuments, type ReadOptions, sampleLines } from "../../../tasks/text/corpus.ts";
+import {
+  listCorpus,
+  readDocuments,
+  type ReadOptions,
+  sampleLines,
+} from "../../../tasks/text/corpus.ts";
 
 async function inFolder(files: Record<string, string | Uint8Array>, body: Body): Promise<void> {
   const dir = await Deno.makeTempDir();

@@ -1,5 +1,6 @@
 // Mixes of corpora: shares of an epoch, even use of blocks, order, refusals.
 
+import { checkTextWeights } from "../../../tasks/config/pretrain.ts";
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,13 +8,7 @@ import { join } from "node:path";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { Batcher, evaluationShare } from "../../../tasks/text/batches.ts";
-import {
-  blocksPerEpoch,
-  checkTextWeights,
-  describeMix,
-  mixCorpora,
-  mixedHeldout,
-} from "../../../tasks/text/mix.ts";
+import { blocksPerEpoch, describeMix, mixCorpora, mixedHeldout } from "../../../tasks/text/mix.ts";
 import { packCorpus } from "../../../tasks/text/pack.ts";
 import { type BlockSource, openPacked, type PackedPart } from "../../../tasks/text/packed.ts";
 import { Tokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
