@@ -12,13 +12,14 @@ import { askProgram } from "../ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { exists, expectNoRun, type Resume } from "../run_folder.ts";
 import { ensureSoftware } from "../setup.ts";
+import { cpuRoom } from "../plan/room.ts";
 import { chooseDevice, type ChosenDevice, type DeviceFlags, partFor } from "./choose_device.ts";
 import { fromFirst, GroupEnded } from "./communicator.ts";
 import { type MpiGroup, openMpi } from "./mpi.ts";
 import { describeRank, findCards, openPlaced, placeRank } from "./placement.ts";
 
 /** What a process is to do. */
-export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "group"> {
+export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "cpu" | "group"> {
   /** Folder of the run, if the user named one. */
   run?: string;
   /** The folder of a run that the user did not name. */
@@ -45,7 +46,8 @@ export async function pretrainUnderMpi(
   try {
     const device = await chooseForRank(group, flags);
     const folder = run ?? await fromFirst(group, "naming the run", unnamed);
-    await pretrain({ ...job, run: folder, group, openDevice: () => openForRank(group, device) });
+    const openDevice = () => openForRank(group, device);
+    await pretrain({ ...job, run: folder, group, openDevice, cpu: cpuRoom(device) });
     await group.finalize();
     // Jobs that still run keep theirs there.
     if (heartbeats !== undefined) await rmdir(dirname(heartbeats)).catch(() => {});
