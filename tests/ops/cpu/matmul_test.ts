@@ -181,14 +181,14 @@ Deno.test("blocksOf: whole tiles and panels that cover C once and fit a thread's
   }
 });
 
-Deno.test("matmul of every size shares its kernel, which any engine accepts", () => {
+Deno.test("matmuls of all sizes share their kernels, one for each n modulo 4", () => {
   const launch = (change: Partial<MatmulSpec>) => {
     const spec = { m: 5, n: 6, k: 7, batch: 2, threads: 2, ...change };
     return matmulLaunch(spec, {}, {}, store(spec, {}));
   };
   for (const name of LAYOUTS) {
     const { source } = launch(layout(name));
-    const other = launch({ m: 512, n: 9, k: 999, batch: 3, lda: 2048, ...layout(name) });
+    const other = launch({ m: 512, n: 10, k: 999, batch: 3, lda: 2048, ...layout(name) });
     assert.equal(other.source.key, source.key);
     for (const kind of [NARROW, WIDE]) {
       assert.ok(WebAssembly.validate(assemble(source, kind)));
