@@ -7,7 +7,7 @@
  */
 
 import { UserError } from "../ops/graph/errors.ts";
-import { isRecord, shown } from "./untrusted.ts";
+import { isRecord, shown } from "./formats/untrusted.ts";
 
 /** Ids of the special tokens, the same in every vocabulary of METRO's. See {@link specialIds}. */
 export const SPECIAL = { bos: 0, pad: 1, eos: 2, unk: 3 } as const;

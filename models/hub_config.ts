@@ -18,7 +18,7 @@ import {
   specialIds,
   type T5Model,
 } from "./config.ts";
-import { isRecord, shown } from "./untrusted.ts";
+import { isRecord, shown } from "./formats/untrusted.ts";
 
 /** Options of {@link modelFromHubConfig}. */
 export interface HubConfigOptions {

@@ -4,15 +4,15 @@
  * @module
  */
 import process from "node:process";
-import { bench, BENCH_OPTIONS, benchJob } from "../tasks/bench.ts";
+import { bench, BENCH_OPTIONS, benchJob } from "../tasks/bench/bench.ts";
 import { benchParallel, onePreset, parallelTable } from "../tasks/bench/parallel.ts";
 import { tables } from "../tasks/bench/report.ts";
-import { main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { defaults, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { findCards } from "../tasks/parallel/placement.ts";
-import { openAlone, prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
-import { resolvePretrain } from "../tasks/pretrain_options.ts";
+import { main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { findCards } from "../tasks/devices/placement.ts";
+import { openAlone, prepareAdapters } from "../tasks/devices/prepare.ts";
+import { resolvePretrain } from "../tasks/config/pretrain.ts";
 
 const PAGE = {
   usage: "deno task bench [flags]",

@@ -4,13 +4,13 @@
  * @module
  */
 import { UserError } from "../ops/graph/errors.ts";
-import { main } from "../tasks/cli.ts";
-import { convertModel, convertTokenizer } from "../tasks/convert.ts";
-import { help } from "../tasks/help.ts";
-import { finetunedRun } from "../tasks/model.ts";
-import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
-import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { millions } from "../tasks/run_folder.ts";
+import { main } from "../tasks/command/cli.ts";
+import { convertModel, convertTokenizer } from "../tasks/checkpoints/convert.ts";
+import { help } from "../tasks/command/help.ts";
+import { finetunedRun } from "../tasks/checkpoints/model.ts";
+import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
+import { describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { millions } from "../tasks/checkpoints/run_folder.ts";
 
 const OPTIONS = describe({
   run: {

@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { main } from "../tasks/cli.ts";
-import { diagnosis, examine } from "../tasks/doctor.ts";
-import { prepareEnvironment } from "../tasks/setup.ts";
+import { main } from "../tasks/command/cli.ts";
+import { diagnosis, examine } from "../tasks/devices/doctor.ts";
+import { prepareEnvironment } from "../tasks/devices/setup.ts";
 
 await main(async () => {
   await prepareEnvironment();

@@ -6,17 +6,18 @@
 import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
-import { interruption, main } from "../tasks/cli.ts";
-import { evaluateModel, type Evaluation } from "../tasks/evaluate.ts";
-import { resultsOf, writeEvaluation } from "../tasks/evaluation_report.ts";
-import { help } from "../tasks/help.ts";
-import { resolveModel } from "../tasks/hub.ts";
-import { finetunedRun, loadModel, shortName } from "../tasks/model.ts";
-import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
-import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { DEVICE_OPTIONS, parseDevices } from "../tasks/parallel/device_options.ts";
-import { evaluateByWorkers } from "../tasks/parallel/evaluate_workers.ts";
-import { openFirst, prepareAdapters } from "../tasks/parallel/prepare_adapters.ts";
+import { interruption, main } from "../tasks/command/cli.ts";
+import { evaluateModel } from "../tasks/evaluate.ts";
+import type { Evaluation } from "../tasks/evaluate/results.ts";
+import { resultsOf, writeEvaluation } from "../tasks/evaluate/report.ts";
+import { help } from "../tasks/command/help.ts";
+import { resolveModel } from "../tasks/checkpoints/hub.ts";
+import { finetunedRun, loadModel, shortName } from "../tasks/checkpoints/model.ts";
+import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
+import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { DEVICE_OPTIONS, parseDevices } from "../tasks/config/device_flags.ts";
+import { evaluateByWorkers } from "../tasks/launch/evaluate.ts";
+import { openFirst, prepareAdapters } from "../tasks/devices/prepare.ts";
 
 const OPTIONS = describe({
   run: {

@@ -5,15 +5,15 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { interruption, main } from "../tasks/cli.ts";
+import { interruption, main } from "../tasks/command/cli.ts";
 import { finetune } from "../tasks/finetune.ts";
-import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/finetune_options.ts";
-import { help } from "../tasks/help.ts";
-import { checkModelFlags } from "../tasks/model_options.ts";
-import { parseFlags, wantsHelp } from "../tasks/options.ts";
-import { parseDevices } from "../tasks/parallel/device_options.ts";
-import { resumeOf } from "../tasks/parallel/train_options.ts";
-import { train } from "../tasks/parallel/train_workers.ts";
+import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
+import { help } from "../tasks/command/help.ts";
+import { checkModelFlags } from "../tasks/config/model_flags.ts";
+import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { parseDevices } from "../tasks/config/device_flags.ts";
+import { resumeOf } from "../tasks/checkpoints/run_folder.ts";
+import { train } from "../tasks/launch/train.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
 
@@ -64,7 +64,7 @@ await main(async () => {
   };
   const finished = await train({
     ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/parallel/finetune_rank.ts", import.meta.url),
+    module: new URL("../tasks/launch/finetune_rank.ts", import.meta.url),
   }, finetune);
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,

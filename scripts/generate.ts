@@ -6,14 +6,14 @@
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { UserError } from "../ops/graph/errors.ts";
-import { main } from "../tasks/cli.ts";
-import { generate, STRATEGIES, type Strategy } from "../tasks/generate.ts";
-import { help } from "../tasks/help.ts";
-import { finetunedRun, loadModel } from "../tasks/model.ts";
-import { checkModelFlags, MODEL_FLAGS } from "../tasks/model_options.ts";
-import { describe, flagName, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ADAPTER_OPTIONS } from "../tasks/parallel/device_options.ts";
-import { openAlone } from "../tasks/parallel/prepare_adapters.ts";
+import { main } from "../tasks/command/cli.ts";
+import { generate, STRATEGIES, type Strategy } from "../tasks/generate/generate.ts";
+import { help } from "../tasks/command/help.ts";
+import { finetunedRun, loadModel } from "../tasks/checkpoints/model.ts";
+import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
+import { describe, flagName, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
+import { openAlone } from "../tasks/devices/prepare.ts";
 
 const OPTIONS = describe({
   words: {

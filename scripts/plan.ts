@@ -4,12 +4,12 @@
  * @module
  */
 import { UserError } from "../ops/graph/errors.ts";
-import { main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { defaults, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { PLAN_OPTIONS, planRun } from "../tasks/plan.ts";
+import { main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { PLAN_OPTIONS, planRun } from "../tasks/plan/plan.ts";
 import { examplesText, paperExamples } from "../tasks/plan/examples.ts";
-import { planText } from "../tasks/plan/text.ts";
+import { planText } from "../tasks/plan/print.ts";
 
 const PAGE = {
   usage: "deno task plan [flags]",

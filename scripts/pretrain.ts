@@ -5,14 +5,14 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { interruption, main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { parseFlags, wantsHelp } from "../tasks/options.ts";
-import { parseDevices } from "../tasks/parallel/device_options.ts";
-import { resumeOf, unnamedRun } from "../tasks/parallel/train_options.ts";
-import { train } from "../tasks/parallel/train_workers.ts";
+import { interruption, main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { parseDevices } from "../tasks/config/device_flags.ts";
+import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
+import { train } from "../tasks/launch/train.ts";
 import { pretrain } from "../tasks/pretrain.ts";
-import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/pretrain_options.ts";
+import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
 
 const OPTIONS = { ...PRETRAIN_COMMAND, ...PRETRAIN_CONFIG };
 
@@ -61,7 +61,7 @@ await main(async () => {
   };
   await train({
     ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/parallel/pretrain_rank.ts", import.meta.url),
+    module: new URL("../tasks/launch/pretrain_rank.ts", import.meta.url),
   }, pretrain);
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);
   Deno.exit(0);

@@ -6,14 +6,14 @@
 import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
-import { interruption, main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { DEVICES } from "../tasks/parallel/device_options.ts";
-import { mpiEnvironment } from "../tasks/parallel/mpi.ts";
-import { launch, pretrainUnderMpi } from "../tasks/parallel/pretrain_mpi.ts";
-import { resumeOf, unnamedRun } from "../tasks/parallel/train_options.ts";
-import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/pretrain_options.ts";
+import { interruption, main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { DEVICES } from "../tasks/config/device_flags.ts";
+import { mpiEnvironment } from "../tasks/parallel/mpi/group.ts";
+import { launch, pretrainUnderMpi } from "../tasks/launch/mpi.ts";
+import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
+import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
 
 const { devices: _launchers, ...COMMAND } = PRETRAIN_COMMAND;
 

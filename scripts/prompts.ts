@@ -5,11 +5,11 @@
  */
 import { join } from "node:path";
 import { UserError } from "../ops/graph/errors.ts";
-import { main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { nearest } from "../tasks/nearest.ts";
-import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { countLines, lintLines, listLines, showLines } from "../tasks/prompts/commands.ts";
+import { main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { nearest } from "../tasks/command/nearest.ts";
+import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { countLines, lintLines, listLines, showLines } from "../tasks/prompts/listing.ts";
 
 const COMMON = describe({
   words: {

@@ -4,10 +4,10 @@
  *
  * @module
  */
-import { main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ensureMpi, ensureSoftware } from "../tasks/setup.ts";
+import { main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { ensureMpi, ensureSoftware } from "../tasks/devices/setup.ts";
 
 const OPTIONS = describe({
   tests: { type: "boolean", help: "Also what only the tests need: MPI, if it can be installed." },

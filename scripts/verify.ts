@@ -4,22 +4,22 @@
  *
  * @module
  */
-import { main } from "../tasks/cli.ts";
-import { help } from "../tasks/help.ts";
-import { nearest } from "../tasks/nearest.ts";
-import { defaults, describe, parseFlags, wantsHelp } from "../tasks/options.ts";
-import { ADAPTER_OPTIONS } from "../tasks/parallel/device_options.ts";
-import { openAlone } from "../tasks/parallel/prepare_adapters.ts";
+import { main } from "../tasks/command/cli.ts";
+import { help } from "../tasks/command/help.ts";
+import { nearest } from "../tasks/command/nearest.ts";
+import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
+import { openAlone } from "../tasks/devices/prepare.ts";
 import { openTemplates } from "../tasks/prompts/templates.ts";
-import { readStepFolder, type StepFolder } from "../tasks/step_folder.ts";
-import { modelFailures, modelReportLines, verifyModel } from "../tasks/verify_model.ts";
-import { promptFailures, promptReportLines, verifyPrompts } from "../tasks/verify_prompts.ts";
-import { stepFailures, stepReportLines, verifyStep } from "../tasks/verify_step.ts";
+import { readStepFolder, type StepFolder } from "../tasks/verify/step_folder.ts";
+import { modelFailures, modelReportLines, verifyModel } from "../tasks/verify/model.ts";
+import { promptFailures, promptReportLines, verifyPrompts } from "../tasks/verify/prompts.ts";
+import { stepFailures, stepReportLines, verifyStep } from "../tasks/verify/step.ts";
 import {
   tokenizerFailures,
   tokenizerReportLines,
   verifyTokenizer,
-} from "../tasks/verify_tokenizer.ts";
+} from "../tasks/verify/tokenizer.ts";
 import { UserError } from "../ops/graph/errors.ts";
 
 /** Something to check; `run` is true if all is well. */

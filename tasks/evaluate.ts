@@ -5,25 +5,26 @@
  * @module
  */
 
+import type { Evaluation } from "./evaluate/results.ts";
 import { createHash } from "node:crypto";
 import { mkdir, open, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import process from "node:process";
 import { headerSize, type ModelConfig, parseHeader } from "../models/mod.ts";
-import { checkpointFile } from "./checkpoint.ts";
+import { checkpointFile } from "./checkpoints/save.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import { key, Random } from "../ops/graph/random.ts";
-import { describePlace, expectFields, hash, type Place } from "./examples.ts";
-import { type LoadedModel } from "./model.ts";
-import { isPrerendered, PRERENDERED } from "./mixture.ts";
-import { nearest } from "./nearest.ts";
-import { percentText } from "./number_text.ts";
+import { describePlace, expectFields, hash, type Place } from "./prompts/examples.ts";
+import { type LoadedModel } from "./checkpoints/model.ts";
+import { isPrerendered, PRERENDERED } from "./prompts/mixture.ts";
+import { nearest } from "./command/nearest.ts";
+import { percentText } from "./command/number_text.ts";
 import { alone, type Communicator } from "./parallel/communicator.ts";
 import { evalTemplates, T0_EVAL } from "./prompts/t0.ts";
 import { RenderError, Template } from "./prompts/template.ts";
 import { openTemplates, taskName } from "./prompts/templates.ts";
-import { bestOf, Ranker, type RankerOptions, type RankRequest } from "./rank.ts";
-import { finished, type TemplateResult, writeResult } from "./results.ts";
+import { bestOf, Ranker, type RankerOptions, type RankRequest } from "./evaluate/rank.ts";
+import { finished, type TemplateResult, writeResult } from "./evaluate/results.ts";
 import {
   adaptRow,
   datasetsIn,
@@ -35,8 +36,8 @@ import {
   type Row,
   splitsOf,
 } from "./rows/mod.ts";
-import { exists } from "./run_folder.ts";
-import { openWeights } from "./weights.ts";
+import { exists } from "./files/write.ts";
+import { openWeights } from "./files/weights.ts";
 
 /** What {@link evaluateModel} needs. */
 export interface EvaluateJob {
@@ -87,22 +88,6 @@ export interface EvaluationTask {
   templates: readonly Template[];
   /** Rows are examples already, as in P3. */
   prerendered?: boolean;
-}
-
-/** What an evaluation did. */
-export interface Evaluation {
-  /** Results of all tasks that were asked for, finished earlier or now; on rank 0 only. */
-  results: TemplateResult[];
-  /** Tasks that were left out. */
-  missing: string[];
-  /** Programs compiled, by all ranks together. */
-  programs: number;
-  /** Padded over real tokens, minus 1; NaN if nothing was run. */
-  paddingOverhead: number;
-  /** Share of the time that threads were busy while it could have been the devices'; NaN likewise. */
-  hostShare: number;
-  /** The first few unusable rows, in words. */
-  bad: string[];
 }
 
 const LISTED = 20;

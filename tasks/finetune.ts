@@ -15,18 +15,18 @@ import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
-import { writeFile } from "./checkpoint.ts";
-import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./example_windows.ts";
-import { DROPS } from "./examples.ts";
+import { writeFile } from "./files/write.ts";
+import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./prompts/windows.ts";
+import { DROPS } from "./prompts/examples.ts";
 import {
   FINETUNE_CONFIG,
   type FinetuneConfig,
   type GivenFinetune,
   resolveFinetune,
-} from "./finetune_options.ts";
-import { readJson } from "./json.ts";
-import { type MetricRecord, readMetrics } from "./metrics.ts";
-import { type Mixture, MixtureOrder, resolveMixture } from "./mixture.ts";
+} from "./config/finetune.ts";
+import { readJson } from "./files/json.ts";
+import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
+import { type Mixture, MixtureOrder, resolveMixture } from "./prompts/mixture.ts";
 import {
   type ModelOptions,
   readModel,
@@ -34,15 +34,14 @@ import {
   readRunModel,
   type RunModel,
   shortName,
-} from "./model.ts";
-import { NO_NUMBER, percentText } from "./number_text.ts";
-import { seq2seqObjective } from "./objective.ts";
-import { validate } from "./options.ts";
+} from "./checkpoints/model.ts";
+import { NO_NUMBER, percentText } from "./command/number_text.ts";
+import { seq2seqObjective } from "./train/objective.ts";
+import { validate } from "./command/options.ts";
 import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
 import { type CpuRoom, expectRoom } from "./plan/room.ts";
-import { choosePairShapes, layOutWindow, PairBatcher } from "./pair_batches.ts";
+import { choosePairShapes, layOutWindow, PairBatcher } from "./train/pair_batches.ts";
 import {
-  exists,
   expectNoRun,
   expectSame,
   forgetUnsaved,
@@ -50,9 +49,10 @@ import {
   millions,
   readConfig,
   type Resume,
-} from "./run_folder.ts";
-import { type Interruption, trainLoop } from "./train_loop.ts";
-import { Trainer } from "./trainer.ts";
+} from "./checkpoints/run_folder.ts";
+import { exists } from "./files/write.ts";
+import { type Interruption, trainLoop } from "./train/loop.ts";
+import { Trainer } from "./train/trainer.ts";
 
 /** What {@link finetune} needs besides the config. */
 export interface FinetuneJob {

@@ -4,14 +4,14 @@
  * @module
  */
 
-export * from "./batches.ts";
-export * from "./checkpoint.ts";
-export * from "./convert.ts";
-export * from "./corpus.ts";
+export * from "./text/batches.ts";
+export * from "./checkpoints/save.ts";
+export * from "./checkpoints/convert.ts";
+export * from "./text/corpus.ts";
 export * from "./evaluate.ts";
-export * from "./evaluation_report.ts";
-export * from "./example_windows.ts";
-export * from "./examples.ts";
+export * from "./evaluate/report.ts";
+export * from "./prompts/windows.ts";
+export * from "./prompts/examples.ts";
 export * from "./finetune.ts";
 export {
   type FinetuneBase,
@@ -19,41 +19,41 @@ export {
   type FinetuneSettings,
   type GivenFinetune,
   resolveFinetune,
-} from "./finetune_options.ts";
-export * from "./generate.ts";
-export * from "./hub.ts";
+} from "./config/finetune.ts";
+export * from "./generate/generate.ts";
+export * from "./checkpoints/hub.ts";
 export { type ErrorKind, PyFloat, PyObject } from "./jinja/values.ts";
-export * from "./lengths.ts";
-export * from "./metrics.ts";
-export * from "./mixed_corpus.ts";
-export * from "./mixture.ts";
-export * from "./model.ts";
-export * from "./model_weights.ts";
-export * from "./objective.ts";
-export * from "./optimizer_files.ts";
-export * from "./pack.ts";
-export * from "./packed.ts";
-export * from "./pair_batches.ts";
+export * from "./train/lengths.ts";
+export * from "./reports/metrics.ts";
+export * from "./text/mix.ts";
+export * from "./prompts/mixture.ts";
+export * from "./checkpoints/model.ts";
+export * from "./checkpoints/parameters.ts";
+export * from "./train/objective.ts";
+export * from "./checkpoints/optimizer.ts";
+export * from "./text/pack.ts";
+export * from "./text/packed.ts";
+export * from "./train/pair_batches.ts";
 export { type TensorSlice } from "./parallel/buckets.ts";
 export * from "./parallel/communicator.ts";
 export * from "./parallel/share.ts";
 export * from "./pretrain.ts";
-export { type GivenPretrain, type PretrainConfig, resolvePretrain } from "./pretrain_options.ts";
-export * from "./progress.ts";
-export * from "./prompt_ids.ts";
+export { type GivenPretrain, type PretrainConfig, resolvePretrain } from "./config/pretrain.ts";
+export * from "./reports/progress.ts";
+export * from "./prompts/ids.ts";
 export * from "./prompts/lint.ts";
 export * from "./prompts/t0.ts";
 export * from "./prompts/template.ts";
 export * from "./prompts/templates.ts";
-export * from "./rank.ts";
-export * from "./report.ts";
-export * from "./results.ts";
+export * from "./evaluate/rank.ts";
+export * from "./reports/training.ts";
+export * from "./evaluate/results.ts";
 export * from "./rows/mod.ts";
-export * from "./run_folder.ts";
-export * from "./shuffle.ts";
-export * from "./step_folder.ts";
-export * from "./strip_plot.ts";
-export * from "./tokenizer.ts";
+export * from "./checkpoints/run_folder.ts";
+export * from "./text/shuffle.ts";
+export * from "./verify/step_folder.ts";
+export * from "./evaluate/plots.ts";
+export * from "./tokenizer/tokenizer.ts";
 export { metroText } from "./tokenizer/metro_text.ts";
 export {
   type Piece,
@@ -66,13 +66,13 @@ export {
   sentencePieceJson,
   type SentencePieceLayout,
 } from "./tokenizer/sentencepiece_json.ts";
-export * from "./tokenizer/train.ts";
-export { trainUnigram, type UnigramOptions } from "./tokenizer/unigram_train.ts";
-export * from "./train_loop.ts";
-export * from "./trainer.ts";
-export * from "./training_programs.ts";
-export * from "./verify_model.ts";
-export * from "./verify_prompts.ts";
-export * from "./verify_step.ts";
-export * from "./verify_tokenizer.ts";
-export * from "./weights.ts";
+export * from "./tokenizer/train_bpe.ts";
+export { trainUnigram, type UnigramOptions } from "./tokenizer/train_unigram.ts";
+export * from "./train/loop.ts";
+export * from "./train/trainer.ts";
+export * from "./train/programs.ts";
+export * from "./verify/model.ts";
+export * from "./verify/prompts.ts";
+export * from "./verify/step.ts";
+export * from "./verify/tokenizer.ts";
+export * from "./files/weights.ts";

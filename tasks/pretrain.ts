@@ -20,20 +20,20 @@ import {
   type BatchShapes,
   evaluationShare,
   rowsOf,
-} from "./batches.ts";
-import { writeFile } from "./checkpoint.ts";
-import { listCorpus, sampleLines } from "./corpus.ts";
-import { type MetricRecord, readMetrics } from "./metrics.ts";
+} from "./text/batches.ts";
+import { writeFile } from "./files/write.ts";
+import { listCorpus, sampleLines } from "./text/corpus.ts";
+import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import {
   metroObjective,
   type PreparedBatch,
   type PretrainObjective,
   t5Objective,
-} from "./objective.ts";
-import { validate } from "./options.ts";
-import { isFresh, packCorpus } from "./pack.ts";
-import { describeMix, mixCorpora, mixedHeldout } from "./mixed_corpus.ts";
-import { type BlockSource, openPacked, type PartName, readManifest } from "./packed.ts";
+} from "./train/objective.ts";
+import { validate } from "./command/options.ts";
+import { isFresh, packCorpus } from "./text/pack.ts";
+import { describeMix, mixCorpora, mixedHeldout } from "./text/mix.ts";
+import { type BlockSource, openPacked, type PartName, readManifest } from "./text/packed.ts";
 import { alone, type Communicator, first, fromFirst } from "./parallel/communicator.ts";
 import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
 import { type CpuRoom, expectRoom } from "./plan/room.ts";
@@ -45,9 +45,8 @@ import {
   PRETRAIN_CONFIG,
   type PretrainConfig,
   resolvePretrain,
-} from "./pretrain_options.ts";
+} from "./config/pretrain.ts";
 import {
-  exists,
   expectNoRun,
   expectSame,
   forgetUnsaved,
@@ -55,13 +54,14 @@ import {
   millions,
   readConfig,
   type Resume,
-} from "./run_folder.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
-import { trainTokenizer } from "./tokenizer/train.ts";
-import { trainUnigram } from "./tokenizer/unigram_train.ts";
-import { type BatchSource, type Interruption, trainLoop } from "./train_loop.ts";
-import { Trainer } from "./trainer.ts";
-import { batchShapes, microBatches } from "./update_shapes.ts";
+} from "./checkpoints/run_folder.ts";
+import { exists } from "./files/write.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
+import { trainTokenizer } from "./tokenizer/train_bpe.ts";
+import { trainUnigram } from "./tokenizer/train_unigram.ts";
+import { type BatchSource, type Interruption, trainLoop } from "./train/loop.ts";
+import { Trainer } from "./train/trainer.ts";
+import { batchShapes, microBatches } from "./train/update_shapes.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;

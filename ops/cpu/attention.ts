@@ -17,13 +17,14 @@
  * Keys behind the last one that the mask lets through cost nothing.
  *
  * Measured in one thread, in shares of what the micro-kernel of `matmul.ts` reaches alone in the same run, and
- * counted as 4·B·H·L²·width operations forward, 10 backward:
+ * counted as 4·B·H·L²·width operations forward, 10 backward; medians over 80 rounds and more of processor
+ * time on two busy cores, where quartiles lie 4 to 10 points away:
  *
  * | batch, heads, width, L | options | forward | backward |
  * |---|---|---|---|
- * | 8, 4, 32, 64 | bias, dropout | 56 % | 64 % |
- * | 64, 4, 32, 64 | bias, dropout | 51 % | 63 % |
- * | 2, 12, 64, 512 | bias, dropout | 70 % | 75 % |
+ * | 8, 4, 32, 64 | bias, dropout | 54 % | 63 % |
+ * | 64, 4, 32, 64 | bias, dropout | 54 % | 64 % |
+ * | 2, 12, 64, 512 | bias, dropout | 78 % | 80 % |
  *
  * At width 32, softmax takes a quarter of the forward pass, of which the hash of dropout is two fifths.
  *

@@ -7,16 +7,16 @@
 
 import { preset } from "../../models/mod.ts";
 import { Random } from "../../ops/mod.ts";
-import { Batcher } from "../batches.ts";
-import { metroObjective } from "../objective.ts";
-import { packCorpus } from "../pack.ts";
-import { openPacked } from "../packed.ts";
+import { Batcher } from "../text/batches.ts";
+import { metroObjective } from "../train/objective.ts";
+import { packCorpus } from "../text/pack.ts";
+import { openPacked } from "../text/packed.ts";
 import type { Template } from "../prompts/template.ts";
 import { openTemplates } from "../prompts/templates.ts";
 import { datasetsIn, readRows, type Row, splitsOf } from "../rows/mod.ts";
-import { Tokenizer, type TokenizerJson } from "../tokenizer.ts";
-import { trainTokenizer } from "../tokenizer/train.ts";
-import { trainUnigram } from "../tokenizer/unigram_train.ts";
+import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../tokenizer/train_bpe.ts";
+import { trainUnigram } from "../tokenizer/train_unigram.ts";
 import type { DataResult } from "./report.ts";
 import { type Patience, repeatedly, summary } from "./timing.ts";
 

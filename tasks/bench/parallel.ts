@@ -6,10 +6,10 @@
  */
 import { type PresetName, PRESETS } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { nearest } from "../nearest.ts";
-import { fixedText } from "../number_text.ts";
+import { nearest } from "../command/nearest.ts";
+import { fixedText } from "../command/number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
-import type { WorkerPlacement } from "../parallel/rank_device.ts";
+import type { WorkerPlacement } from "../devices/open.ts";
 import { runWorkers } from "../parallel/workers.ts";
 import type { ParallelArgs, ParallelTimes } from "./parallel_rank.ts";
 import { align } from "./report.ts";

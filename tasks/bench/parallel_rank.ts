@@ -6,9 +6,9 @@
 import type { PresetName } from "../../models/mod.ts";
 import type { Device } from "../../ops/mod.ts";
 import type { Communicator } from "../parallel/communicator.ts";
-import { openRankDevice, type WorkerPlacement } from "../parallel/rank_device.ts";
+import { openRankDevice, type WorkerPlacement } from "../devices/open.ts";
 import { serveRank } from "../parallel/worker.ts";
-import { Trainer } from "../trainer.ts";
+import { Trainer } from "../train/trainer.ts";
 import { noiseOf } from "./random_model.ts";
 import { pretraining } from "./updates.ts";
 

@@ -14,11 +14,11 @@ import {
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, Random, StateMemory } from "../../ops/mod.ts";
-import type { LoadedModel } from "../model.ts";
-import { Ranker, type RankRequest } from "../rank.ts";
-import { Tokenizer } from "../tokenizer.ts";
-import { trainTokenizer } from "../tokenizer/train.ts";
-import { pairFlops } from "./flops.ts";
+import type { LoadedModel } from "../checkpoints/model.ts";
+import { Ranker, type RankRequest } from "../evaluate/rank.ts";
+import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../tokenizer/train_bpe.ts";
+import { pairFlops } from "../train/flops.ts";
 import type { Yardstick } from "./kernels.ts";
 import { doesNotFit, noiseOf, randomIds } from "./random_model.ts";
 import type { RankingResult, Skipped } from "./report.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { numberText, percentText } from "../number_text.ts";
+import { numberText, percentText } from "../command/number_text.ts";
 
 /** Times of one thing, measured several times. */
 export interface Times {

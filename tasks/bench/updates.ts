@@ -14,16 +14,16 @@ import {
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, type Program, Random } from "../../ops/mod.ts";
-import type { MicroBatch } from "../batches.ts";
+import type { MicroBatch } from "../text/batches.ts";
 import {
   type BatchShape,
   metroObjective,
   type Objective,
   type PreparedBatch,
   seq2seqObjective,
-} from "../objective.ts";
-import { Trainer, wholeUpdate } from "../trainer.ts";
-import { pairFlops, trainingFlopsPerToken } from "./flops.ts";
+} from "../train/objective.ts";
+import { Trainer, wholeUpdate } from "../train/trainer.ts";
+import { pairFlops, trainingFlopsPerToken } from "../train/flops.ts";
 import type { Yardstick } from "./kernels.ts";
 import { doesNotFit, noiseOf, randomIds } from "./random_model.ts";
 import type { KernelResult, Skipped, UpdateResult } from "./report.ts";

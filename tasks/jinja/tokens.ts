@@ -16,7 +16,7 @@
  * @module
  */
 import { parse, tokenize } from "@huggingface/jinja";
-import { nearest } from "../nearest.ts";
+import { nearest } from "../command/nearest.ts";
 import type { Node } from "./ast.ts";
 import { CHECKS } from "./checks.ts";
 import { FILTERS } from "./filters.ts";

@@ -7,13 +7,13 @@
 
 import type { PresetName } from "../../models/mod.ts";
 import { gpuTarget } from "../../ops/mod.ts";
-import { type PretrainConfig, resolvePretrain } from "../pretrain_options.ts";
+import { type PretrainConfig, resolvePretrain } from "../config/pretrain.ts";
 import { align } from "../bench/report.ts";
-import { wrap } from "../help.ts";
-import { percentText } from "../number_text.ts";
+import { wrap } from "../command/help.ts";
+import { percentText } from "../command/number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
 import { planMemory } from "./memory.ts";
-import { count, gigabytes, hoursText, secondsText } from "./text.ts";
+import { count, gigabytes, hoursText, secondsText } from "./print.ts";
 import { planTime } from "./time.ts";
 import { flopsPerToken, workOf } from "./work.ts";
 

@@ -9,17 +9,17 @@ import { STAGING_BYTES } from "../../ops/gpu/device.ts";
 import { layout } from "../../ops/program/memory.ts";
 import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops/mod.ts";
 import { mib } from "../bench/report.ts";
-import type { BatchShape, Objective } from "../objective.ts";
+import type { BatchShape, Objective } from "../train/objective.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
-import type { PretrainConfig } from "../pretrain_options.ts";
+import type { PretrainConfig } from "../config/pretrain.ts";
 import {
   type AdamWConfig,
   memoryOrder,
   microSpec,
   sumTensors,
   updateSpec,
-} from "../training_programs.ts";
+} from "../train/programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -80,7 +80,7 @@ export interface MemoryPlan {
  * ```ts
  * import { planMemory } from "./memory.ts";
  * import { gpuTarget } from "../../ops/mod.ts";
- * import { resolvePretrain } from "../pretrain_options.ts";
+ * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *
  * const config = resolvePretrain({ preset: "tiny" }, []);

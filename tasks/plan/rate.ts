@@ -7,7 +7,7 @@
 import { readFile } from "node:fs/promises";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { BenchReport } from "../bench/report.ts";
-import type { PretrainConfig } from "../pretrain_options.ts";
+import type { PretrainConfig } from "../config/pretrain.ts";
 import { flopsPerToken } from "./work.ts";
 
 /** A device's speed. */
@@ -36,7 +36,7 @@ export interface GivenRate {
  * @example
  * ```ts
  * import { rateOf } from "./rate.ts";
- * import { resolvePretrain } from "../pretrain_options.ts";
+ * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *
  * const config = resolvePretrain({ preset: "base" }, []);

@@ -33,7 +33,7 @@ export function cpuRoom({ adapter, threads = 1, memoryBytes }: OpenOptions): Cpu
  * ```ts
  * import { expectRoom } from "./room.ts";
  * import { subjectOf, workOf } from "./work.ts";
- * import { resolvePretrain } from "../pretrain_options.ts";
+ * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *
  * const config = resolvePretrain({ preset: "tiny" }, []);

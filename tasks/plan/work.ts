@@ -5,12 +5,17 @@
  */
 
 import { type ModelConfig, t5Lengths } from "../../models/mod.ts";
-import { rowsOf } from "../batches.ts";
-import { pairFlops, trainingFlopsPerToken } from "../bench/flops.ts";
-import { type BatchShape, metroObjective, type Objective, t5Objective } from "../objective.ts";
+import { rowsOf } from "../text/batches.ts";
+import { pairFlops, trainingFlopsPerToken } from "../train/flops.ts";
+import {
+  type BatchShape,
+  metroObjective,
+  type Objective,
+  t5Objective,
+} from "../train/objective.ts";
 import { partsOf, rowsOfSlice } from "../parallel/share.ts";
-import { modelConfig, objectiveConfig, type PretrainConfig } from "../pretrain_options.ts";
-import { batchShapes, microBatches } from "../update_shapes.ts";
+import { modelConfig, objectiveConfig, type PretrainConfig } from "../config/pretrain.ts";
+import { batchShapes, microBatches } from "../train/update_shapes.ts";
 
 /** The share of one device in an update. */
 export interface Work {
@@ -48,7 +53,7 @@ export function subjectOf(config: PretrainConfig): { model: ModelConfig; objecti
  * @example
  * ```ts
  * import { workOf } from "./work.ts";
- * import { resolvePretrain } from "../pretrain_options.ts";
+ * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *
  * const { micros, slices, tokens } = workOf(resolvePretrain({ preset: "base" }, []), 64);

@@ -10,6 +10,8 @@
  * @module
  */
 
+import type { MixingRule } from "../config/finetune.ts";
+
 /** A block of datasets: T0's own, those added as in GPT-3's evaluation, those from SuperGLUE. */
 export type MixturePart = "BASE" | "GPT_EVAL" | "SGLUE";
 
@@ -157,9 +159,6 @@ export function mixtureDatasets(mixture: MixtureName): TrainDataset[] {
     .filter(({ part }) => MIXTURES[mixture].includes(part))
     .sort((a, b) => a.dataset < b.dataset ? -1 : 1);
 }
-
-/** Whose rule says how much of a dataset is used; see {@link cap}. */
-export type MixingRule = "metro" | "tzero";
 
 /** Examples of one dataset in the mixture, over all its templates, where a rule limits them. */
 const LIMIT = 500_000;

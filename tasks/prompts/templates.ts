@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from "yaml";
 import { UserError } from "../../ops/graph/errors.ts";
-import { nearest } from "../nearest.ts";
+import { nearest } from "../command/nearest.ts";
 import { Template } from "./template.ts";
 
 const FILE = "templates.yaml";

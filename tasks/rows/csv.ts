@@ -8,7 +8,7 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { decodeLines, MAX_RECORD, readBlocks } from "../lines.ts";
+import { decodeLines, MAX_RECORD, readBlocks } from "../files/lines.ts";
 import type { FileRow, OnBad } from "./json.ts";
 import { float, hubName, integer } from "./row.ts";
 

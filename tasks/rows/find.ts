@@ -6,8 +6,8 @@
  */
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { unreadable } from "../lines.ts";
-import { nearest } from "../nearest.ts";
+import { unreadable } from "../files/lines.ts";
+import { nearest } from "../command/nearest.ts";
 
 const SUPPORTED = ".jsonl, .json, .csv, each also .gz, and .parquet";
 /** `train.jsonl`, `train-00000-of-00004.parquet`, and the Hub's old `train-0…-of-0…-<hash>.parquet`. */

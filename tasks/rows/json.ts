@@ -4,7 +4,14 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { concat, decodeLines, MAX_RECORD, readBlocks, readBytes, strictUtf8 } from "../lines.ts";
+import {
+  concat,
+  decodeLines,
+  MAX_RECORD,
+  readBlocks,
+  readBytes,
+  strictUtf8,
+} from "../files/lines.ts";
 import { parseRow, type Row } from "./row.ts";
 
 /** A row as its file gives it. */

@@ -6,7 +6,7 @@
 
 export { adaptRow } from "./adapt.ts";
 export { datasetsIn, splitsOf } from "./find.ts";
-export { type IndexRequest, indexRows, type RowIndex, type RowPart } from "./index.ts";
+export { type IndexRequest, indexRows, type RowIndex, type RowPart } from "./row_index.ts";
 export type { OnBad } from "./json.ts";
 export {
   groupScoreEval,
@@ -16,6 +16,6 @@ export {
   p3Example,
   type ScoredExample,
 } from "./p3.ts";
-export { type ReadRow, readRows, type ReadRowsOptions } from "./read.ts";
-export { openRows, type RowReader } from "./reader.ts";
+export { type ReadRow, readRows, type ReadRowsOptions } from "./stream.ts";
+export { openRows, type RowReader } from "./random_access.ts";
 export { Float, type Row } from "./row.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import type { ReadRow } from "./read.ts";
+import type { ReadRow } from "./stream.ts";
 import type { Row } from "./row.ts";
 
 /** A rendered example. */
@@ -83,7 +83,7 @@ export function p3Example(row: Row): P3Example {
  * @example
  * ```ts
  * import { groupScoreEval } from "./p3.ts";
- * import type { ReadRow } from "./read.ts";
+ * import type { ReadRow } from "./stream.ts";
  * import assert from "node:assert/strict";
  *
  * async function* rows(): AsyncGenerator<ReadRow> {

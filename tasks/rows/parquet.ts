@@ -4,13 +4,13 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { strictUtf8 } from "../lines.ts";
+import { strictUtf8 } from "../files/lines.ts";
 import {
   openParquet,
   type ParquetField,
   type ParquetFile,
   type ParquetParsers,
-} from "../parquet.ts";
+} from "../files/parquet.ts";
 import { type FileRow, type OnBad, report } from "./json.ts";
 import { float, hubName, integer, oneLine, parseJson, type Row } from "./row.ts";
 

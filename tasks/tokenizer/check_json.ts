@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { isRecord, shown } from "../../models/untrusted.ts";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import type { TokenizerJson } from "../tokenizer.ts";
+import type { TokenizerJson } from "./tokenizer.ts";
 
 /** Many times the largest vocabularies; an id is a row of a token table. */
 const MOST_IDS = 1 << 22;

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { shown } from "../../models/untrusted.ts";
+import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { Charsmap } from "./charsmap.ts";
 

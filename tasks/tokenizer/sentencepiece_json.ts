@@ -7,10 +7,10 @@
 import { Buffer } from "node:buffer";
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { isRecord, shown } from "../../models/untrusted.ts";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { parseAt } from "../json.ts";
-import { type AddedToken, sentinelName, type TokenizerJson } from "../tokenizer.ts";
+import { parseAt } from "../files/json.ts";
+import { type AddedToken, sentinelName, type TokenizerJson } from "./tokenizer.ts";
 import { METRO_RULES } from "./metro_text.ts";
 import { type PieceType, readSentencePiece, type SentencePieceModel } from "./sentencepiece.ts";
 import { addedToken, SPECIAL_TOKENS, template } from "./tokenizer_json.ts";
@@ -56,7 +56,7 @@ const MOST_EXTRA_IDS = 10_000;
  * @example
  * ```ts
  * import { sentencePieceJson } from "./sentencepiece_json.ts";
- * import { Tokenizer } from "../tokenizer.ts";
+ * import { Tokenizer } from "./tokenizer.ts";
  * import assert from "node:assert/strict";
  *
  * const piece = (piece: string, score: number) => ({ piece, score, type: "normal" as const });

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { AddedToken, TokenizerJson } from "../tokenizer.ts";
+import type { AddedToken, TokenizerJson } from "./tokenizer.ts";
 
 /** The control tokens, by id, in the order that fairseq gives them. */
 export const SPECIAL_TOKENS: readonly string[] = ["<s>", "<pad>", "</s>", "<unk>"];

@@ -5,7 +5,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import type { AddedToken, TokenizerJson } from "../tokenizer.ts";
+import type { AddedToken, TokenizerJson } from "./tokenizer.ts";
 import { compileNormalizer, literalPattern } from "./byte_level.ts";
 import { Charsmap } from "./charsmap.ts";
 import { METRO_RULES, type ReplaceJson } from "./metro_text.ts";

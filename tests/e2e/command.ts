@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { askProgram } from "../../tasks/ask_program.ts";
+import { askProgram } from "../../tasks/devices/ask_program.ts";
 
 /** The project's folder. */
 export const ROOT = join(import.meta.dirname!, "..", "..");

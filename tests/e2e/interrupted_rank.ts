@@ -1,8 +1,8 @@
 /** A rank of an evaluation that one rank alone is told to stop: what `evaluate_test.ts` runs in workers. */
 
 import { type EvaluateJob, evaluateModel } from "../../tasks/evaluate.ts";
-import { loadModel } from "../../tasks/model.ts";
-import { openRankDevice, type WorkerPlacement } from "../../tasks/parallel/rank_device.ts";
+import { loadModel } from "../../tasks/checkpoints/model.ts";
+import { openRankDevice, type WorkerPlacement } from "../../tasks/devices/open.ts";
 import { serveRank } from "../../tasks/parallel/worker.ts";
 
 /** What every rank is given. */

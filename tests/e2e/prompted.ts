@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Random } from "../../ops/graph/random.ts";
-import { type MetricRecord, readMetrics } from "../../tasks/metrics.ts";
+import { type MetricRecord, readMetrics } from "../../tasks/reports/metrics.ts";
 import { type Ended, ended, start } from "./command.ts";
 
 /** Longer than any command here takes; a driver that hangs shall not block the tests. */

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { trainByWorkers } from "../../tasks/parallel/train_workers.ts";
+import { trainByWorkers } from "../../tasks/launch/train.ts";
 import { gpuTest } from "../gpu.ts";
 import { goldenPath, hasGolden } from "../models/golden.ts";
 import type { FaultyJob } from "../tasks/parallel/training_rank.ts";

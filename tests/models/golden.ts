@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import type { ModelConfig } from "../../models/config.ts";
 import { modelFromHubConfig } from "../../models/hub_config.ts";
 import { foreignNames, transpose } from "../../models/names.ts";
-import { decodeFloats, parseHeader } from "../../models/safetensors.ts";
+import { decodeFloats, parseHeader } from "../../models/formats/safetensors.ts";
 
 const FOLDER = new URL("../../../shared/golden/", import.meta.url);
 

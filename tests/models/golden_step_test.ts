@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { evaluate, grad, type Tensor, type Values } from "../../ops/mod.ts";
 import { lossScalars, metro, METRO_SUMS, metroInputs, metroLogits } from "../../models/metro.ts";
 import { declareParameters } from "../../models/parameters.ts";
-import { readStepFolder } from "../../tasks/step_folder.ts";
+import { readStepFolder } from "../../tasks/verify/step_folder.ts";
 import { goldenPath, hasGolden } from "./golden.ts";
 
 for (const name of ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm"]) {

@@ -10,7 +10,7 @@ import { preset } from "../../models/presets.ts";
 import { decode, encode } from "../../models/transformer.ts";
 import { languageModelLogits } from "../../models/heads.ts";
 import { evaluate, input } from "../../ops/mod.ts";
-import { readStepFolder } from "../../tasks/step_folder.ts";
+import { readStepFolder } from "../../tasks/verify/step_folder.ts";
 import { goldenJson, goldenModel, goldenPath, goldenTensors, hasGolden } from "./golden.ts";
 
 Deno.test("foreignNames: the release has 526 tensors of base, 1042 of large++, tied ones included", () => {

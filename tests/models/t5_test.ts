@@ -23,13 +23,13 @@ import {
   state,
   StateMemory,
 } from "../../ops/mod.ts";
-import { Generator } from "../../tasks/generate.ts";
-import { seq2seqObjective } from "../../tasks/objective.ts";
-import { Ranker } from "../../tasks/rank.ts";
-import { restoreRun, saveRun } from "../../tasks/run_folder.ts";
-import { Tokenizer } from "../../tasks/tokenizer.ts";
-import { trainTokenizer } from "../../tasks/tokenizer/train.ts";
-import { Trainer, wholeUpdate } from "../../tasks/trainer.ts";
+import { Generator } from "../../tasks/generate/generate.ts";
+import { seq2seqObjective } from "../../tasks/train/objective.ts";
+import { Ranker } from "../../tasks/evaluate/rank.ts";
+import { restoreRun, saveRun } from "../../tasks/checkpoints/run_folder.ts";
+import { Tokenizer } from "../../tasks/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../../tasks/tokenizer/train_bpe.ts";
+import { Trainer, wholeUpdate } from "../../tasks/train/trainer.ts";
 import { cpuTest, openTestDevice } from "../device.ts";
 import { goldenJson, goldenModel, goldenTensors, hasGolden } from "./golden.ts";
 

@@ -60,7 +60,7 @@ Deno.test("ops has floors: graph, primitives, program, targets, and what puts th
 
 Deno.test("nothing but the targets knows WebGPU or WebAssembly", async () => {
   // Finding an adapter and looking at it is not computing on it.
-  const exceptions = ["ops/open_device.ts", "tasks/setup.ts", "tasks/doctor.ts"];
+  const exceptions = ["ops/open_device.ts", "tasks/devices/setup.ts", "tasks/devices/doctor.ts"];
   for (const { path, text } of await sources()) {
     if (/^ops[\\/](gpu|cpu)[\\/]/.test(path)) continue;
     if (exceptions.includes(path.replaceAll("\\", "/"))) continue;

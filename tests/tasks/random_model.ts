@@ -3,10 +3,10 @@
 import { initialize, parameterShapes, preset, SPECIAL } from "../../models/mod.ts";
 import { type Device, StateMemory } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
-import type { LoadedModel } from "../../tasks/model.ts";
-import type { RankRequest } from "../../tasks/rank.ts";
-import { Tokenizer } from "../../tasks/tokenizer.ts";
-import { trainTokenizer } from "../../tasks/tokenizer/train.ts";
+import type { LoadedModel } from "../../tasks/checkpoints/model.ts";
+import type { RankRequest } from "../../tasks/evaluate/rank.ts";
+import { Tokenizer } from "../../tasks/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../../tasks/tokenizer/train_bpe.ts";
 
 /** Ids of a random length around a mean, as texts have. */
 function ids(random: Random, mean: number, spread: number): Uint32Array {

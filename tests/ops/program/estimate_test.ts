@@ -23,8 +23,8 @@ import {
   Workspace,
 } from "../../../ops/mod.ts";
 import { lowerProgram } from "../../../ops/program/compile.ts";
-import { metroObjective, seq2seqObjective } from "../../../tasks/objective.ts";
-import { microSpec, updateSpec } from "../../../tasks/training_programs.ts";
+import { metroObjective, seq2seqObjective } from "../../../tasks/train/objective.ts";
+import { microSpec, updateSpec } from "../../../tasks/train/programs.ts";
 import { gpuTest } from "../../gpu.ts";
 
 const { model: tiny, objective, optimisation } = preset("tiny");

@@ -30,9 +30,9 @@ import {
   where,
 } from "../../../ops/mod.ts";
 import { writesOf } from "../../../ops/program/fuse.ts";
-import { metroObjective, namedSums, type PreparedBatch } from "../../../tasks/objective.ts";
-import { Trainer, wholeUpdate } from "../../../tasks/trainer.ts";
-import { sumTensors } from "../../../tasks/training_programs.ts";
+import { metroObjective, namedSums, type PreparedBatch } from "../../../tasks/train/objective.ts";
+import { Trainer, wholeUpdate } from "../../../tasks/train/trainer.ts";
+import { sumTensors } from "../../../tasks/train/programs.ts";
 import { gpuTest } from "../../gpu.ts";
 
 const { model: tiny, objective: objectiveConfig, optimisation } = preset("tiny");

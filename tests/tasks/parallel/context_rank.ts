@@ -1,7 +1,7 @@
 // A rank that looks at what it is given.
 
 import { serveRank } from "../../../tasks/parallel/worker.ts";
-import { startProgress } from "../../../tasks/progress.ts";
+import { startProgress } from "../../../tasks/reports/progress.ts";
 
 /** What the ranks do. */
 export interface ContextArgs {

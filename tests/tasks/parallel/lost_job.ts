@@ -1,6 +1,6 @@
 // A script with a rank that hangs in a native call for longer than anybody would wait.
 
-import { main } from "../../../tasks/cli.ts";
+import { main } from "../../../tasks/command/cli.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
 
 const code = `

@@ -2,9 +2,9 @@
 
 import { openTestDevice } from "../../device.ts";
 import { initialize, preset } from "../../../models/mod.ts";
-import { metroObjective } from "../../../tasks/objective.ts";
+import { metroObjective } from "../../../tasks/train/objective.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
-import { Trainer } from "../../../tasks/trainer.ts";
+import { Trainer } from "../../../tasks/train/trainer.ts";
 
 /** What to do. */
 export interface TrafficArgs {

@@ -1,8 +1,8 @@
 // A rank of pretraining that can be told to fail once, and that tells what it sent and kept.
 
 import { existsSync, writeFileSync } from "node:fs";
-import { openRankDevice, type WorkerPlacement } from "../../../tasks/parallel/rank_device.ts";
-import type { PretrainRankJob } from "../../../tasks/parallel/pretrain_rank.ts";
+import { openRankDevice, type WorkerPlacement } from "../../../tasks/devices/open.ts";
+import type { PretrainRankJob } from "../../../tasks/launch/pretrain_rank.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
 import { GpuDevice } from "../../../ops/gpu/device.ts";

@@ -1,0 +1,435 @@
+/**
+ * A trained model, ready to be asked: weights of the main model in device memory, tokenizer, lengths. It
+ * comes from a run, from a folder as models on the Hugging Face Hub are, or from the Hub itself.
+ *
+ * @module
+ */
+
+import { readdir } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import {
+  checkModelConfig,
+  isT5,
+  maskId,
+  type ModelConfig,
+  modelFromHubConfig,
+  parameterCount,
+  parameterShapes,
+  type Part,
+  preset,
+  type PresetName,
+  PRESETS,
+  type Scheme,
+  specialIds,
+} from "../../models/mod.ts";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
+import { checkpointFile, openTensors } from "./save.ts";
+import { type HubOptions, resolveModel } from "./hub.ts";
+import { readJson } from "../files/json.ts";
+import {
+  checkpointWeights,
+  findParameters,
+  type FoundParameter,
+  loadParameters,
+} from "./parameters.ts";
+import { defaults, validate } from "../command/options.ts";
+import type { FinetunedModel } from "../config/finetune.ts";
+import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
+import { readConfig } from "./run_folder.ts";
+import { exists } from "../files/write.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { openWeights, type Weights } from "../files/weights.ts";
+
+/** A model without an owner: what scoring and generation need. */
+export interface LoadedModel {
+  /** Where the weights are. */
+  device: Device;
+  /** Sizes and parts. */
+  config: ModelConfig;
+  /** Weights of the main model, by name. */
+  parameters: StateMemory;
+  /** Text to ids and back. */
+  tokenizer: Tokenizer;
+  /** Id from which decoding starts: `</s>` after finetuning, the first sentinel before; T5's own in T5. */
+  start: number;
+  /** Longest source in tokens, with its `<s>` and `</s>`. */
+  maxSource: number;
+  /** Longest target in tokens, with its `</s>`. */
+  maxTarget: number;
+  /** What it is called in tables: the run's path, or the name that was given. */
+  name: string;
+  /** Datasets that it was finetuned on, as far as is known. */
+  trainedOn: readonly string[];
+  /** Frees the weights; the device stays open, unless `loadModel` has opened it. */
+  destroy(): void;
+}
+
+/** How to read a model. */
+export interface ModelOptions extends HubOptions {
+  /**
+   * Distance from which all relative positions share the last bucket, instead of the config's; for models
+   * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.
+   */
+  relativeMaxDistance?: number;
+}
+
+/** What a folder says about its model, without the weights. */
+export interface RunModel {
+  /** The folder: of a run, or as models on the Hub are. */
+  folder: string;
+  /** Sizes and parts. */
+  config: ModelConfig;
+  /** Text to ids and back. */
+  tokenizer: Tokenizer;
+  /** The run's preset, or the one of the nearest size: what finetuning settings follow from. */
+  preset: PretrainConfig["preset"];
+  /** Whom the run followed. */
+  source: PretrainConfig["source"];
+  /** Its finetuning, if it is a finetuning run. */
+  finetuned?: FinetunedModel;
+  /** Whether it is no run, but a model as those on the Hub are. */
+  released: boolean;
+}
+
+/**
+ * Reads what a run folder says about its model: config and tokenizer.
+ *
+ * @throws {UserError} if the folder holds no run, one without a checkpoint, or one whose config is broken
+ */
+export async function readRunModel(run: string): Promise<RunModel> {
+  const contents = await readConfig(
+    run,
+    "expected the folder of a run, but there is no config.json in it",
+  );
+  const path = join(run, "config.json");
+  if (isReleased(contents)) {
+    throw new UserError(
+      `${run}: is no run, but a model as those on the Hub are; give it as --model`,
+    );
+  }
+  if (!await exists(await checkpointFile(run, "model.safetensors"))) {
+    throw new UserError(`${run}: the run has no weights yet; finish it, or go on with --resume`);
+  }
+  const tokenizer = loadTokenizer(join(run, "tokenizer.json"));
+  if (isRecord(contents) && contents.kind === "finetune") {
+    return finetunedModel(run, contents, tokenizer);
+  }
+  const given = validate(PRETRAIN_CONFIG, contents, path);
+  const settings = { ...defaults(PRETRAIN_CONFIG), ...given } as PretrainConfig;
+  const config = modelConfig(settings, tokenizer.rows, tokenizer.sentinels);
+  checkedConfig(path, config);
+  const { preset, source } = settings;
+  return { folder: run, preset, source, released: false, config, tokenizer };
+}
+
+function finetunedModel(
+  run: string,
+  contents: Record<string, unknown>,
+  tokenizer: Tokenizer,
+): RunModel {
+  const path = join(run, "config.json");
+  const expect = (field: string, expected: string, ok: (x: unknown) => boolean) => {
+    if (ok(contents[field])) return;
+    throw new UserError(`${path}: ${field}: expected ${expected}, got ${shown(contents[field])}`);
+  };
+  expect("model", "the sizes of a model", isRecord);
+  for (const length of ["sourceLength", "targetLength"]) {
+    expect(length, "a number of tokens", (x) => Number.isSafeInteger(x) && x as number > 0);
+  }
+  expect("datasets", "a list of names", (x) => {
+    return Array.isArray(x) && x.every((name) => typeof name === "string");
+  });
+  const { preset, source } = PRETRAIN_CONFIG;
+  expect("preset", "the name of a preset", (x) => preset.choices.includes(x as PresetName));
+  expect("source", "whom the model follows", (x) => source.choices.includes(x as never));
+
+  const finetuned = contents as unknown as FinetunedModel & Pick<RunModel, "preset" | "source">;
+  const config = checkedConfig(path, finetuned.model);
+  if (tokenizer.rows > config.vocabSize) {
+    throw new UserError(
+      `${run}: the tokenizer has ${tokenizer.rows} ids and the model's token table ` +
+        `${config.vocabSize} rows; do the files belong together?`,
+    );
+  }
+  return {
+    folder: run,
+    preset: finetuned.preset,
+    source: finetuned.source,
+    released: false,
+    config,
+    tokenizer,
+    finetuned,
+  };
+}
+
+function checkedConfig(path: string, config: ModelConfig): ModelConfig {
+  try {
+    checkModelConfig(config);
+  } catch (error) {
+    throw error instanceof UserError ? new UserError(`${path}: ${error.message}`) : error;
+  }
+  return config;
+}
+
+/**
+ * Reads what a run, or a model from the Hub, says about itself; downloads the latter if need be.
+ *
+ * @param source folder of a run or of a model, or a model's name on the Hub
+ * @throws {UserError} if there is no such run or model, or it is not one that the toolkit knows
+ */
+export async function readModel(source: string, options: ModelOptions = {}): Promise<RunModel> {
+  const folder = await resolveModel(source, options);
+  const otherwise = "expected a run or a model, but there is no config.json in it";
+  const json = await readConfig(folder, otherwise);
+  if (isReleased(json)) return readReleased(folder, json, options);
+  if (options.relativeMaxDistance === undefined) return await readRunModel(folder);
+  throw new UserError(
+    `relativeMaxDistance: ${source} is a run, whose config.json says what it is; leave it out`,
+  );
+}
+
+/** Configs of the Hub say of what kind the model is; those of runs do not. */
+function isReleased(config: unknown): boolean {
+  return isRecord(config) && "model_type" in config;
+}
+
+function readReleased(folder: string, json: unknown, options: ModelOptions): RunModel {
+  const config = releasedConfig(folder, json, options);
+  const tokenizer = loadTokenizer(folder);
+  checkTokenizer(folder, config, tokenizer);
+  return {
+    folder,
+    config,
+    tokenizer,
+    preset: nearestPreset(config),
+    source: "release",
+    released: true,
+  };
+}
+
+/**
+ * The model that a `config.json` of the Hub describes.
+ *
+ * @throws {UserError} naming the file and the field that is not usable
+ */
+export function releasedConfig(
+  folder: string,
+  json: unknown,
+  { relativeMaxDistance }: ModelOptions = {},
+): ModelConfig {
+  try {
+    return modelFromHubConfig(json, { relativeMaxDistance });
+  } catch (error) {
+    throw error instanceof UserError ? new UserError(join(folder, error.message)) : error;
+  }
+}
+
+/** T5's token tables have some rows that its vocabulary has no use for; METRO's have none. */
+function checkTokenizer(folder: string, config: ModelConfig, tokenizer: Tokenizer): void {
+  const { rows } = tokenizer, { vocabSize } = config;
+  if (isT5(config) ? rows > vocabSize : rows !== vocabSize) {
+    throw new UserError(
+      `${folder}: the tokenizer has ${rows} ids and the model's token table ${vocabSize} rows; ` +
+        `expected ${isT5(config) ? "at most as many ids" : "as many of both"}`,
+    );
+  }
+  const special = specialIds(config);
+  for (const name of ["pad", "eos"] as const) {
+    if (tokenizer[name] === special[name]) continue;
+    throw new UserError(
+      `${folder}: ${name} is ${tokenizer[name]} for the tokenizer and ${special[name]} for ` +
+        "config.json; do the files belong together?",
+    );
+  }
+}
+
+function nearestPreset(config: ModelConfig): PresetName {
+  const size = (model: ModelConfig) => Math.log(parameterCount(model, ["main"]));
+  const distance = (name: PresetName) => Math.abs(size(preset(name).model) - size(config));
+  return PRESETS.toSorted((a, b) => distance(a) - distance(b))[0];
+}
+
+/** A run's checkpoint, or the files of a model as those on the Hub are. */
+async function openModelWeights({ folder, released }: ModelFiles): Promise<Weights> {
+  if (released) return await openWeights(folder);
+  const file = await checkpointFile(folder, "model.safetensors");
+  return checkpointWeights(file, await openTensors(file));
+}
+
+/** What of a model leads to its weights. */
+export type ModelFiles = Pick<RunModel, "folder" | "config" | "released">;
+
+/**
+ * Reads a model's weights into device memory.
+ *
+ * @param parts which parts of the model `parameters` has
+ * @throws {UserError} if the weights are not those of the model
+ */
+export async function readModelWeights(
+  device: Device,
+  model: ModelFiles,
+  parts: readonly Part[],
+  parameters: StateMemory,
+): Promise<void> {
+  await withParameters(model, parts, (weights, found) => {
+    return loadParameters(device, weights, found, parameters);
+  });
+}
+
+/**
+ * Opens a model's weights while they are used.
+ *
+ * @param use gets the weights, and what {@link findParameters} found among them
+ * @throws {UserError} if the weights are not those of the model
+ */
+export async function withParameters<T>(
+  model: ModelFiles,
+  parts: readonly Part[],
+  use: (weights: Weights, found: Map<string, FoundParameter>) => Promise<T>,
+): Promise<T> {
+  const weights = await openModelWeights(model);
+  try {
+    // A run's weights are named as in the reference.
+    const schemes: Scheme[] = model.released ? ["release", "reference"] : ["reference"];
+    return await use(weights, await findParameters(weights, model.config, parts, schemes));
+  } finally {
+    await weights.close();
+  }
+}
+
+/**
+ * Loads a model onto a device of its own, which `destroy` closes: the form for scripts.
+ *
+ * @param source folder of a run, folder as models on the Hub are, or a model's name there
+ * @throws {UserError} if there is no adapter or no such model, or it cannot be used
+ *
+ * @example
+ * ```ts ignore
+ * import { generate } from "../generate/generate.ts";
+ * import { loadModel } from "./model.ts";
+ *
+ * const model = await loadModel("gonglinyuan/metro_t0pp_base");
+ * console.log(await generate(model, "Is this review positive or negative? A great film!"));
+ * model.destroy();
+ * ```
+ */
+export function loadModel(source: string, options?: ModelOptions): Promise<LoadedModel>;
+/**
+ * Loads a model onto a device. Of a run, the auxiliary model and the RTD head stay on the disk.
+ *
+ * @param source folder of a run, folder as models on the Hub are, or a model's name there
+ * @throws {UserError} if there is no such run or model, its files do not belong together, or the device's
+ * limits do not allow the model
+ *
+ * @example
+ * ```ts ignore
+ * import { openDevice } from "../../ops/mod.ts";
+ * import { loadModel } from "./model.ts";
+ *
+ * const device = await openDevice();
+ * const model = await loadModel(device, "runs/tiny-t0");
+ * console.log(model.config.dModel, model.tokenizer.vocabSize);
+ * model.destroy();
+ * ```
+ */
+export function loadModel(
+  device: Device,
+  source: string,
+  options?: ModelOptions,
+): Promise<LoadedModel>;
+export async function loadModel(
+  first: Device | string,
+  second?: string | ModelOptions,
+  third?: ModelOptions,
+): Promise<LoadedModel> {
+  if (typeof first !== "string") return await loadOnto(first, second as string, third);
+  const device = await openDevice();
+  try {
+    const model = await loadOnto(device, first, second as ModelOptions | undefined);
+    const destroy = () => {
+      model.destroy();
+      device.destroy();
+    };
+    return { ...model, destroy };
+  } catch (error) {
+    device.destroy();
+    throw error;
+  }
+}
+
+async function loadOnto(
+  device: Device,
+  source: string,
+  options?: ModelOptions,
+): Promise<LoadedModel> {
+  const model = await readModel(source, options);
+  const { config, tokenizer, finetuned, released } = model;
+  // No memory is taken by the sizes in config.json before the weights are seen to have them.
+  const parameters = await withParameters(model, ["main"], async (weights, found) => {
+    const memory = new StateMemory(device, parameterShapes(config, ["main"]), "parameters");
+    try {
+      await loadParameters(device, weights, found, memory);
+      return memory;
+    } catch (error) {
+      memory.destroy();
+      throw error;
+    }
+  });
+  const positions = config.maxPositions;
+  const prompted = finetuned !== undefined || released || isT5(config);
+  return {
+    device,
+    config,
+    parameters,
+    tokenizer,
+    start: prompted ? specialIds(config).start : maskId(config),
+    maxSource: Math.min(finetuned?.sourceLength ?? 512, positions),
+    maxTarget: Math.min(finetuned?.targetLength ?? 256, positions),
+    name: source,
+    trainedOn: finetuned?.datasets ?? [],
+    destroy: () => parameters.destroy(),
+  };
+}
+
+/**
+ * A name for folders of what is made with a model: the end of its path or of its name on the Hub.
+ *
+ * @example
+ * ```ts
+ * import { shortName } from "./model.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(shortName("gonglinyuan/metro_t0_base@refs/pr/1"), "metro_t0_base");
+ * ```
+ */
+export function shortName(source: string): string {
+  const name = source.replace(/(?<=\w)@.*$/, "");
+  return basename(resolve(name)).replace(/[^\w.+-]/g, "-");
+}
+
+/**
+ * The run that a folder means: itself, or, for a pretraining run that was finetuned, the finetuning run
+ * inside it.
+ *
+ * @param pretrained take the pretrained model itself
+ * @throws {UserError} if there are several finetuning runs to choose from
+ */
+export async function finetunedRun(run: string, pretrained: boolean): Promise<string> {
+  if (pretrained || (await readRunModel(run)).finetuned) return run;
+  const inside: string[] = [];
+  for (const entry of await readdir(run, { withFileTypes: true })) {
+    const path = join(run, entry.name, "config.json");
+    if (!entry.isDirectory() || !await exists(path)) continue;
+    const config = await readJson(path);
+    if (isRecord(config) && config.kind === "finetune") inside.push(join(run, entry.name));
+  }
+  if (inside.length > 1) {
+    throw new UserError(
+      `${run}: was finetuned ${inside.length} times; choose one: ` +
+        inside.toSorted().map((path) => `--run ${path}`).join(", "),
+    );
+  }
+  return inside[0] ?? run;
+}

@@ -1,0 +1,196 @@
+/**
+ * From weights in files to a model's parameters: finds every parameter under the name that the file
+ * has for it, checks names and shapes, and writes the values to the device.
+ *
+ * A run's own checkpoint and other people's weights go the same way.
+ *
+ * @module
+ */
+
+import { dirname } from "node:path";
+import {
+  foreignNames,
+  type ModelConfig,
+  ourNames,
+  type Part,
+  type Scheme,
+  transpose,
+} from "../../models/mod.ts";
+import { shown } from "../../models/formats/untrusted.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import type { Device, StateMemory } from "../../ops/mod.ts";
+import type { Tensors } from "./save.ts";
+import type { Weights } from "../files/weights.ts";
+
+/** Where a parameter is in a file. */
+export interface FoundParameter {
+  /** Its name there, or the first of them. */
+  name: string;
+  /** Whether it is our matrix transposed. */
+  transposed: boolean;
+}
+
+/**
+ * What files may hold besides: fairseq's version buffers, a table that version 1.0 of T5 has and never
+ * uses, and the parts of METRO that only pretraining needs.
+ */
+const UNUSED = [
+  /(^|\.)version$/,
+  /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/,
+  /^(generator|rtd_head)\./,
+];
+
+/** Bytes of writes that may wait for the device: it keeps a copy of them on the host. */
+const WAITING_BYTES = 1 << 25;
+
+/**
+ * A run's checkpoint as weights like any others; its checksums are checked when a tensor is read.
+ *
+ * @param file where it is, for messages
+ */
+export function checkpointWeights(file: string, tensors: Tensors): Weights {
+  return {
+    files: [file],
+    tensors: new Map(
+      tensors.names.map((name) => [name, { shape: tensors.shape(name), dtype: "F32" }]),
+    ),
+    aliases: () => [],
+    read: (name) => tensors.read(name),
+    async readInto(name, write, { transposed = false } = {}) {
+      const values = await tensors.read(name);
+      const [rows, columns] = tensors.shape(name);
+      await write(transposed ? transpose(values, rows, columns) : values, 0);
+    },
+    close: () => tensors.close(),
+  };
+}
+
+/**
+ * Finds the parameters of a model among weights. Every tensor must have a name that the model knows and
+ * the right shape, every parameter must be there, and where a file holds the token table several times,
+ * the copies must be equal.
+ *
+ * @param parts which parts of the model
+ * @param schemes naming schemes that the file may follow
+ * @returns by our name, in the model's order
+ * @throws {UserError} naming the file and the first tensor that is missing, unknown, or of another shape,
+ * or that differs from its copy
+ *
+ * @example
+ * ```ts ignore
+ * import { modelFromHubConfig } from "../../models/mod.ts";
+ * import { findParameters } from "./parameters.ts";
+ * import { openWeights } from "../files/weights.ts";
+ * import { readFile } from "node:fs/promises";
+ *
+ * const config = modelFromHubConfig(JSON.parse(await readFile("metro_t0_base/config.json", "utf8")));
+ * const weights = await openWeights("metro_t0_base");
+ * const found = await findParameters(weights, config, ["main"], ["release", "reference"]);
+ * console.log(found.get("encoder.0.ffn.in.weight")); // { name: "encoder.block.0.…", transposed: true }
+ * await weights.close();
+ * ```
+ */
+export async function findParameters(
+  weights: Weights,
+  model: ModelConfig,
+  parts: readonly Part[],
+  schemes: readonly Scheme[],
+): Promise<Map<string, FoundParameter>> {
+  const where = weights.files.length === 1 ? weights.files[0] : dirname(weights.files[0]);
+  const scheme = likeliestScheme(weights, model, parts, schemes);
+  const ours = ourNames(model, scheme, parts), foreign = foreignNames(model, scheme, parts);
+  const there = new Map<string, string[]>();
+  for (const [name, { shape }] of weights.tensors) {
+    const parameter = ours.get(name);
+    if (parameter === undefined) {
+      if (UNUSED.some((pattern) => pattern.test(name))) continue;
+      throw new UserError(
+        `${where}: tensor ${
+          shown(name)
+        } has no place in the model that config.json describes; do ` +
+          "the files belong together?",
+      );
+    }
+    const expected = foreign.get(parameter)!.shape;
+    if (shape.join() !== expected.join()) {
+      throw new UserError(
+        `${where}: tensor ${name}: expected shape [${expected}], got ${shown(shape)}; does ` +
+          "config.json belong to it?",
+      );
+    }
+    there.set(parameter, [...there.get(parameter) ?? [], name]);
+  }
+  const found = new Map<string, FoundParameter>();
+  for (const [parameter, { name, shape, transposed }] of foreign) {
+    const names = there.get(parameter);
+    if (!names) {
+      throw new UserError(
+        `${where}: tensor ${name} is missing; expected it with shape [${shape}]`,
+      );
+    }
+    await expectEqual(weights, names, where);
+    found.set(parameter, { name: names[0], transposed });
+  }
+  return found;
+}
+
+/** The scheme that knows most of the names; the first if there is a tie. */
+function likeliestScheme(
+  weights: Weights,
+  model: ModelConfig,
+  parts: readonly Part[],
+  [first, ...others]: readonly Scheme[],
+): Scheme {
+  const known = (scheme: Scheme) => {
+    const names = ourNames(model, scheme, parts);
+    return weights.tensors.keys().filter((name) => names.has(name)).toArray().length;
+  };
+  return others.reduce((best, scheme) => known(scheme) > known(best) ? scheme : best, first);
+}
+
+/** Tensors that the model ties must be one, whatever the file makes of them. */
+async function expectEqual(
+  weights: Weights,
+  [name, ...copies]: readonly string[],
+  where: string,
+): Promise<void> {
+  const same = copies.length > 0 ? weights.aliases(name) : [];
+  const others = copies.filter((copy) => !same.includes(copy));
+  if (others.length === 0) return;
+  const values = await weights.read(name);
+  for (const other of others) {
+    await weights.readInto(other, (part, first) => {
+      const at = part.findIndex((x, i) => !Object.is(x, values[first + i]));
+      if (at < 0) return;
+      throw new UserError(
+        `${where}: tensors ${name} and ${other} are tied in this model, but differ at element ` +
+          `${first + at}; does config.json belong to them?`,
+      );
+    });
+  }
+}
+
+/**
+ * Writes parameters to the device, part by part: of the host's memory it takes one matrix at most, and
+ * not that if it lies in the file as it lies on the device.
+ *
+ * @param found what {@link findParameters} found among the weights
+ */
+export async function loadParameters(
+  device: Device,
+  weights: Weights,
+  found: ReadonlyMap<string, FoundParameter>,
+  into: StateMemory,
+): Promise<void> {
+  let waiting = 0;
+  for (const [parameter, { name, transposed }] of found) {
+    const { buffer, offset } = into.view(parameter);
+    await weights.readInto(name, async (part, first) => {
+      device.write(buffer, offset + 4 * first, part);
+      waiting += part.byteLength;
+      if (waiting < WAITING_BYTES) return;
+      await device.finish();
+      waiting = 0;
+    }, { transposed });
+  }
+}

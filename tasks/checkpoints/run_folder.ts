@@ -1,0 +1,261 @@
+/**
+ * The run folder as files: names, config, weights and moments. Pretraining and finetuning write the same
+ * kind of folder, and everything that takes a `--run` reads it.
+ *
+ * @module
+ */
+
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { foreignNames, type ModelConfig, type Part, transpose } from "../../models/mod.ts";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { UserError } from "../../ops/graph/errors.ts";
+import type { StateMemory } from "../../ops/mod.ts";
+import { checkpointFile, openCheckpoint, saveCheckpoint, writeTensors } from "./save.ts";
+import { writeFile } from "../files/write.ts";
+import { readJson } from "../files/json.ts";
+import { exists } from "../files/write.ts";
+import { checkpointWeights, findParameters } from "./parameters.ts";
+import {
+  isOptimizerFile,
+  type Moments,
+  optimizerFiles,
+  readMoments,
+  writeMoments,
+} from "./optimizer.ts";
+import { flagName } from "../command/options.ts";
+import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
+
+/**
+ * A name for a new run that no folder has yet: `runs/tiny-metro`, `runs/tiny-metro-2`, …
+ *
+ * @param folder where runs are kept
+ */
+export async function newRunFolder(folder: string, name: string): Promise<string> {
+  const path = join(folder, name);
+  if (!await exists(path)) return path;
+  for (let n = 2;; n++) if (!await exists(`${path}-${n}`)) return `${path}-${n}`;
+}
+
+/** Whether to go on with a run: yes, no, or (`"requeue"`) if its folder holds a checkpoint. */
+export type Resume = boolean | "requeue";
+
+/** Whether a run's folder holds something to go on from. */
+export async function hasCheckpoint(run: string): Promise<boolean> {
+  return await exists(await checkpointFile(run, "training.json"));
+}
+
+/**
+ * Lets a folder be used by a run that starts again: without a checkpoint, a run's config is that of one that
+ * ended before its first. Anything else stays as it is.
+ */
+export async function forgetUnsaved(run: string): Promise<void> {
+  const path = join(run, "config.json");
+  if (await hasCheckpoint(run) || await exists(join(run, "model.safetensors"))) return;
+  const config = await readJson(path).catch(() => undefined) as { updates?: unknown } | undefined;
+  if (typeof config?.updates === "number") await rm(path);
+}
+
+/**
+ * Refuses to start a run where there is one.
+ *
+ * @throws {UserError} if the folder holds a run
+ */
+export async function expectNoRun(run: string): Promise<void> {
+  if (await exists(join(run, "config.json"))) {
+    throw new UserError(`${run} already holds a run: give --resume to go on, or another --run`);
+  }
+}
+
+/**
+ * The contents of `config.json`.
+ *
+ * @throws {UserError} if the folder holds no run
+ */
+export async function readConfig(run: string, otherwise: string): Promise<unknown> {
+  const path = join(run, "config.json");
+  if (!await exists(path)) throw new UserError(`${run}: ${otherwise}`);
+  return await readJson(path);
+}
+
+/**
+ * Flags may repeat a resumed run's settings but not change them.
+ *
+ * @throws {UserError} naming the flag that differs
+ */
+export function expectSame(
+  run: string,
+  saved: Readonly<Record<string, unknown>>,
+  given: Readonly<Record<string, unknown>>,
+): void {
+  for (const [name, value] of Object.entries(given)) {
+    if (JSON.stringify(saved[name]) === JSON.stringify(value)) continue;
+    throw new UserError(
+      `--${flagName(name)}: ${run} was started with ${JSON.stringify(saved[name])}, got ` +
+        `${JSON.stringify(value)}; leave the flag out, or start another --run`,
+    );
+  }
+}
+
+/** What of a trainer is saved. */
+export interface Trained extends Moments {
+  /** The model. */
+  readonly model: ModelConfig;
+  /** Parts of it that are trained. */
+  readonly parts: readonly Part[];
+  /** The weights, whole on every rank. */
+  readonly parameters: Pick<StateMemory, "names" | "reader" | "write">;
+}
+
+/**
+ * Writes weights, moments and `training.json` as one checkpoint: all of it or nothing.
+ *
+ * All ranks of a group call it. Each writes the moments that it keeps; rank 0 also writes the weights and
+ * the state, and takes longer for it.
+ *
+ * @param state where the run is; must hold `update`. Rank 0's is written
+ * @throws {UserError} the disk is full or the folder cannot be written to; the previous checkpoint is intact
+ */
+export async function saveRun(
+  run: string,
+  trainer: Trained,
+  state: { update: number },
+  group: Communicator = alone(),
+): Promise<void> {
+  const { rank, size } = group;
+  const alive = () => group.alive(`saving update ${state.update}`);
+  const metadata = { update: String(state.update), format: "pt" };
+  const optimizer = optimizerFiles(size);
+  const training = JSON.stringify({ ...state, optimizer }) + "\n";
+  const by = (writer: number, write: (path: string) => Promise<void>) =>
+    writer === rank ? write : undefined;
+  await saveCheckpoint(run, {
+    "model.safetensors": by(0, (path) => writeWeights(path, trainer, metadata, alive)),
+    ...Object.fromEntries(optimizer.map((name, writer) => {
+      return [name, by(writer, (path) => writeMoments(path, trainer, metadata, alive))];
+    })),
+    "training.json": by(0, (path) => writeFile(path, training)),
+  }, { group, stale: isOptimizerFile });
+}
+
+/** The weights under the reference code's names. */
+async function writeWeights(
+  path: string,
+  { model, parts, shapes, parameters }: Trained,
+  metadata: Readonly<Record<string, string>>,
+  alive: () => void,
+): Promise<void> {
+  const foreign = foreignNames(model, "reference", parts);
+  const ours = new Map(Array.from(foreign, ([name, { name: theirs }]) => [theirs, name]));
+  const read = parameters.reader();
+  // In the order of memory, which is the fastest.
+  await writeTensors(path, parameters.names.map((name) => foreign.get(name)!), async (theirs) => {
+    alive();
+    const name = ours.get(theirs)!;
+    const values = await read(name);
+    const [rows, columns] = shapes.get(name)!;
+    return foreign.get(name)!.transposed ? transpose(values, rows, columns) : values;
+  }, metadata);
+}
+
+/**
+ * Reads what {@link saveRun} wrote: weights and moments go to the device, the state is returned.
+ *
+ * All ranks of a group call it; the checkpoint may have been written by another number of ranks.
+ *
+ * @returns the state that rank 0 finds, on every rank
+ * @throws {UserError} if there is no checkpoint, or its files are damaged or do not belong together
+ */
+export async function restoreRun<State extends { update: number }>(
+  run: string,
+  trainer: Trained,
+  group: Communicator = alone(),
+): Promise<State> {
+  const saved = await fromFirst(group, "reading the checkpoint", () => readState(run));
+  const { optimizer = optimizerFiles(1), ...state } = saved;
+  const alive = () => group.alive(`restoring update ${state.update}`);
+  const files = await openCheckpoint(run, ["model.safetensors", ...optimizer]);
+  try {
+    const [weights, ...moments] = files;
+    if (weights.metadata.update !== String(state.update)) {
+      throw new UserError(
+        `${run}: training.json is of update ${state.update}, but the weights are of another; put back ` +
+          "files that were saved together",
+      );
+    }
+    const file = checkpointWeights(weights.path, weights);
+    const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
+    for (const [parameter, { name, transposed }] of found) {
+      alive();
+      // A checkpoint's tensors come whole.
+      const write = (values: Float32Array) => trainer.parameters.write(parameter, values);
+      await file.readInto(name, write, { transposed });
+    }
+    await readMoments(moments, trainer, alive);
+  } finally {
+    for (const file of files) await file.close();
+  }
+  await group.barrier({ patient: true }); // nobody moves files that others still have to open
+  return state as State;
+}
+
+/** `training.json`. */
+interface SavedState {
+  update: number;
+  /** The optimizer files that belong to it; older versions had one, and did not say so. */
+  optimizer?: readonly string[];
+}
+
+async function readState(run: string): Promise<SavedState> {
+  const path = await checkpointFile(run, "training.json");
+  if (!await exists(path)) {
+    throw new UserError(
+      `${run}: the run has no checkpoint yet; delete the folder and start it again`,
+    );
+  }
+  const state = await readJson(path);
+  const fail = (what: string, got: unknown) =>
+    new UserError(
+      `${path}: expected ${what}, got ${
+        shown(got)
+      }; put back a copy of the file, or start a new run`,
+    );
+  if (!isRecord(state)) throw fail("an object", state);
+  const { update, optimizer } = state;
+  if (!Number.isSafeInteger(update)) throw fail("update: a whole number", update);
+  const isName = (name: unknown) => typeof name === "string" && isOptimizerFile(name);
+  const isList = Array.isArray(optimizer) && optimizer.length > 0 && optimizer.every(isName);
+  if (optimizer !== undefined && !isList) {
+    throw fail("optimizer: a list of names such as optimizer.safetensors", optimizer);
+  }
+  return state as unknown as SavedState;
+}
+
+/** `1.4 M`, `68 k`. */
+export function millions(n: number): string {
+  return n >= 1e6 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e3).toFixed(0)} k`;
+}
+
+/**
+ * Whether to go on with a run, from flags and from what Slurm says: a requeued job goes on by itself.
+ */
+export function resumeOf({ resume, requeue }: { resume: boolean; requeue: boolean }): Resume {
+  if (resume) return true;
+  const restarts = Number(Deno.env.get("SLURM_RESTART_COUNT") ?? 0);
+  return requeue || restarts > 0 ? "requeue" : false;
+}
+
+/**
+ * The folder of a pretraining run that the user did not name: a new one, unless a run is to be found again.
+ * Under Slurm it is called after the job, which keeps its number when it is requeued.
+ *
+ * @param name of the run
+ * @throws {UserError} if nobody could know which folder to go on with
+ */
+export async function unnamedRun(name: string, resume: Resume): Promise<string> {
+  const job = Deno.env.get("SLURM_JOB_ID");
+  const named = job ? `${name}-job${job}` : name;
+  if (resume !== "requeue") return await newRunFolder("runs", named);
+  if (job) return join("runs", named);
+  throw new UserError("--requeue: expected --run FOLDER too, so that the next start finds the run");
+}

@@ -1,0 +1,97 @@
+/**
+ * What an evaluation leaves behind: `summary.csv`, `summary.md`, `results.html`, and lines to print.
+ *
+ * @module
+ */
+
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { UserError } from "../../ops/graph/errors.ts";
+import { writeFile } from "../files/write.ts";
+import type { Evaluation } from "./results.ts";
+import { percentText } from "../command/number_text.ts";
+import {
+  compareRuns,
+  comparisonLines,
+  type NamedResults,
+  readResults,
+  summarize,
+  summaryCsv,
+  summaryLines,
+  summaryMarkdown,
+} from "./results.ts";
+import { exists } from "../files/write.ts";
+import { resultsPage } from "./plots.ts";
+
+/** Where an evaluation belongs. */
+export interface EvaluationPlace {
+  /** The evaluated run. */
+  run: string;
+  /** Folder of its results. */
+  out: string;
+  /** What to put beside it; see {@link resultsOf}. */
+  compare: readonly NamedResults[];
+}
+
+/**
+ * Writes tables and plots.
+ *
+ * @returns lines for the terminal
+ * @throws {UserError} if nothing was evaluated, or two of the runs to compare are the same
+ */
+export async function writeEvaluation(
+  { results, missing, programs, paddingOverhead, hostShare, bad }: Evaluation,
+  { run, out, compare }: EvaluationPlace,
+): Promise<string[]> {
+  if (results.length === 0) throw new UserError("nothing was evaluated");
+  const summary = summarize(results);
+  // The others come first: the run is compared to them.
+  const all = [...compare, { name: run, results }];
+  const comparison = compare.length > 0 ? compareRuns(all) : undefined;
+  const runs = all.map(({ name, results }) => ({ name, summary: summarize(results) })).reverse();
+  await writeFile(join(out, "summary.csv"), summaryCsv(summary));
+  await writeFile(join(out, "summary.md"), summaryMarkdown(summary, comparison));
+  await writeFile(join(out, "results.html"), await resultsPage({ name: run, runs, comparison }));
+  const percent = (share: number) => percentText(share, 1, " %");
+  return [
+    ...summaryLines(summary),
+    ...(comparison ? ["", ...comparisonLines(comparison)] : []),
+    ...(missing.length > 0 ? [`left out: ${missing.join("; ")}`] : []),
+    ...(bad.length > 0 ? ["unusable rows, the first of them:", ...bad] : []),
+    ...(programs > 0
+      ? [
+        `${programs} programs; padding ${percent(paddingOverhead)} over the real tokens; ` +
+        `${percent(hostShare)} of the time spent on rendering, tokenising and batching`,
+      ]
+      : []),
+  ];
+}
+
+/**
+ * The results of a run, of its finetuning run, or of a folder that holds nothing else.
+ *
+ * @throws {UserError} if there are none, or those of several finetuning runs
+ */
+export async function resultsOf(folder: string): Promise<NamedResults> {
+  if (!await exists(folder)) throw new UserError(`${folder}: no such folder; expected a run`);
+  const own = join(folder, "eval");
+  if (await exists(own)) return { name: folder, results: await readResults(own) };
+  const inside: string[] = [];
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const run = join(folder, entry.name);
+    if (entry.isDirectory() && await exists(join(run, "eval"))) inside.push(run);
+  }
+  if (inside.length > 1) {
+    throw new UserError(
+      `${folder}: holds ${inside.length} evaluated runs; choose one: ` +
+        inside.toSorted().map((path) => `--compare ${path}`).join(", "),
+    );
+  }
+  if (inside.length === 1) {
+    return { name: folder, results: await readResults(join(inside[0], "eval")) };
+  }
+  if (await exists(join(folder, "config.json"))) {
+    throw new UserError(`${folder}: was not evaluated yet; run eval_t0 on it first`);
+  }
+  return { name: folder, results: await readResults(folder) };
+}

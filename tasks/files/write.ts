@@ -1,0 +1,118 @@
+/**
+ * Files that are written whole or not at all, and what the file system may refuse.
+ *
+ * @module
+ */
+
+import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
+import { dirname } from "node:path";
+import { UserError } from "../../ops/graph/errors.ts";
+
+/** Bytes that are read or written at a time. */
+export const PIECE = 1 << 26;
+
+/** True if there is a file or folder of this name. */
+export async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(() => true, () => false);
+}
+
+/**
+ * Writes a small file whole or not at all.
+ *
+ * @throws {UserError} the disk is full or the folder cannot be written to; the old file is intact
+ *
+ * @example
+ * ```ts
+ * import { writeFile } from "./write.ts";
+ * import { mkdtemp, readFile, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const run = await mkdtemp(tmpdir() + "/run-");
+ * await writeFile(`${run}/config.json`, "{}\n");
+ * assert.equal(await readFile(`${run}/config.json`, "utf8"), "{}\n");
+ * await rm(run, { recursive: true });
+ * ```
+ */
+export async function writeFile(path: string, contents: string | Uint8Array): Promise<void> {
+  const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
+  await replaceFile(path, (file) => writeAll(file, bytes, 0));
+}
+
+/**
+ * Writes a file under a temporary name, flushes it, and puts it into place.
+ *
+ * @throws {UserError} what the file system refuses; the old file is intact
+ */
+export async function replaceFile(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<void> {
+  const temporary = `${path}.tmp`;
+  await onDisk(path, async () => {
+    try {
+      const file = await open(temporary, "w");
+      try {
+        await write(file);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(temporary, path);
+      await flushFolder(dirname(path));
+    } catch (error) {
+      await rm(temporary, { force: true }).catch(() => {});
+      throw error;
+    }
+  });
+}
+
+/** Makes the renames in a folder outlast a power cut; Windows has no such call and needs none. */
+export async function flushFolder(folder: string): Promise<void> {
+  const handle = await open(folder, "r").catch(() => undefined);
+  await handle?.sync().catch(() => {});
+  await handle?.close();
+}
+
+/** Writes all of some bytes at a position, a piece at a time. */
+export async function writeAll(
+  file: FileHandle,
+  bytes: Uint8Array,
+  position: number,
+): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const length = Math.min(PIECE, bytes.length - done);
+    done += (await file.write(bytes, done, length, position + done)).bytesWritten;
+  }
+}
+
+/**
+ * Does something with a file.
+ *
+ * @throws {UserError} what the file system refuses
+ */
+export async function onDisk<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw fileError(error, "writing", path);
+  }
+}
+
+/** What the file system refuses is the user's to mend; anything else passes through. */
+export function fileError(error: unknown, doing: string, path: string): unknown {
+  const advice: Record<string, string> = {
+    ENOSPC: "the disk is full; make room, then run again with --resume",
+    EDQUOT: "your disk quota is used up; make room, then run again with --resume",
+    EFBIG: "the file system takes no file this large; choose another folder",
+    EACCES: "permission denied; choose another folder or change its permissions",
+    EPERM: "permission denied; choose another folder or change its permissions",
+    EROFS: "the file system is read-only; choose another folder",
+    ENOTDIR: "part of the path is a file, not a folder; choose another folder",
+    ENOENT: "no such file or folder; check the path",
+    EISDIR: "expected a file, got a folder; check the path",
+    EIO: "the disk reports an error; choose another disk",
+  };
+  const code = (error as { code?: string }).code ?? "";
+  return Object.hasOwn(advice, code) ? new UserError(`${doing} ${path}: ${advice[code]}`) : error;
+}

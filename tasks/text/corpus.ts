@@ -1,0 +1,293 @@
+/**
+ * Reads a text corpus as a stream of documents, whatever its size: plain text in the fairseq
+ * convention, JSON Lines and Parquet, one file, folders of them, or globs.
+ *
+ * Text is strict UTF-8. Lines are trimmed and empty ones dropped; what is too long to be one document
+ * is split at a line end (or, within one endless line, at a space), so memory stays flat.
+ *
+ * @module
+ */
+import { dirname, join } from "node:path";
+import { UserError } from "../../ops/graph/errors.ts";
+import { decodeLines, readBlocks, strictUtf8, unreadable } from "../files/lines.ts";
+import { openParquet } from "../files/parquet.ts";
+
+/** What is never mixed with its neighbours in one training sequence. */
+export interface Document {
+  /** Trimmed, not empty. One line is one item: it gets its own `</s>`. */
+  lines: string[];
+  /** The file it came from. */
+  source: string;
+}
+
+/** How {@link readDocuments} cuts what it reads. */
+export interface ReadOptions {
+  /** Longest document, in UTF-16 units (default 1,000,000). Longer ones are split at a line end. */
+  maxDocument?: number;
+  /** Stop reading each file after about this much text, in UTF-16 units (default: never). */
+  perFile?: number;
+}
+
+/** One file of a corpus, as {@link listCorpus} found it. */
+export interface CorpusFile {
+  /** Path, relative if the request was. */
+  path: string;
+  /** Bytes. */
+  size: number;
+  /** Last modification, milliseconds since 1970. */
+  modified: number;
+}
+
+const SUPPORTED = [".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"];
+const MAX_DOCUMENT = 1_000_000;
+
+/**
+ * Finds the files that the paths of a corpus stand for: sorted within each path, each file once.
+ * In folders and globs, files of other kinds are skipped.
+ *
+ * @param paths files, folders (searched to the bottom) or globs with `*`, `**`, `?`, `{a,b}`, `[ab]`
+ * @throws {UserError} if a path is missing, matches nothing, or names a file of an unknown kind
+ */
+export function listCorpus(paths: string[]): CorpusFile[] {
+  if (paths.length === 0) throw new UserError("no corpus given: name at least one file or folder");
+  const files = new Map<string, CorpusFile>();
+  for (const path of paths) {
+    for (const file of filesOf(path)) {
+      const { size, mtime } = Deno.statSync(file);
+      files.set(file, { path: file, size, modified: mtime?.getTime() ?? 0 });
+    }
+  }
+  return [...files.values()];
+}
+
+function filesOf(path: string): string[] {
+  const stat = statOrUndefined(path);
+  if (stat === undefined && !/[*?{[]/.test(path)) {
+    throw new UserError(`${path}: no such file or folder`);
+  }
+  if (stat?.isFile) {
+    if (isSupported(path)) return [path];
+    throw new UserError(`${path}: unknown kind of file; supported are ${SUPPORTED.join(", ")}`);
+  }
+  const pattern = stat ? undefined : globToRegExp(path);
+  const files = walk(stat ? path : globRoot(path))
+    .filter((file) => isSupported(file) && (pattern?.test(file) ?? true));
+  if (files.length === 0) {
+    const where = stat ? "holds" : "matches";
+    throw new UserError(`${path}: ${where} no corpus files (${SUPPORTED.join(", ")})`);
+  }
+  return files;
+}
+
+function isSupported(path: string): boolean {
+  return SUPPORTED.some((extension) => path.endsWith(extension));
+}
+
+function statOrUndefined(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.statSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return;
+    throw unreadable(path, error);
+  }
+}
+
+function walk(folder: string): string[] {
+  if (!statOrUndefined(folder)?.isDirectory) return [];
+  const names = [...Deno.readDirSync(folder)].map((entry) => entry.name);
+  // By code unit, not by locale: the same order on every machine.
+  return names.sort((a, b) => a < b ? -1 : 1).flatMap((name) => {
+    const path = join(folder, name);
+    return statOrUndefined(path)?.isDirectory ? walk(path) : [path];
+  });
+}
+
+/** The deepest folder of a glob that contains no wildcard. */
+function globRoot(glob: string): string {
+  return dirname(glob.slice(0, glob.search(/[*?{[]/)) + "x");
+}
+
+/** Written here because the runtime's own glob asks for environment permission. */
+function globToRegExp(glob: string): RegExp {
+  let braces = 0;
+  const source = join(glob).replace(/\*\*\/?|[*?{},]|\[[^\]]+\]|[.+^$()|\\\]]/g, (part) => {
+    if (part.startsWith("**")) return part.endsWith("/") ? "(?:.*/)?" : ".*";
+    if (part === "*") return "[^/]*";
+    if (part === "?") return "[^/]";
+    if (part === "{") return braces++, "(?:";
+    if (part === "}" && braces > 0) return braces--, ")";
+    if (part === "," && braces > 0) return "|";
+    if (part.length > 1) return part;
+    return "\\" + part;
+  });
+  return new RegExp(`^${source}${")".repeat(braces)}$`, "u");
+}
+
+/**
+ * Streams the documents of a corpus in a fixed order.
+ *
+ * - `.txt`, `.txt.gz`: a blank line ends a document, every other line is one item.
+ * - `.jsonl`, `.jsonl.gz`: each record's `text` is a document, its newlines separate the items.
+ * - `.parquet`: the same for the column `text`, one row group in memory at a time.
+ *
+ * @param paths as for {@link listCorpus}
+ * @throws {UserError} naming file and line (or row) for invalid UTF-8, broken JSON, a missing `text`,
+ * a broken file, and when the whole corpus holds no text
+ *
+ * @example
+ * ```ts
+ * import { readDocuments } from "./corpus.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const file = await Deno.makeTempFile({ suffix: ".txt" });
+ * await Deno.writeTextFile(file, "one line\nanother\n\nnext document\n");
+ * const documents = await Array.fromAsync(readDocuments([file]));
+ * await Deno.remove(file);
+ * assert.deepEqual(documents.map((d) => d.lines), [["one line", "another"], ["next document"]]);
+ * ```
+ */
+export async function* readDocuments(
+  paths: string[],
+  { maxDocument = MAX_DOCUMENT, perFile = Infinity }: ReadOptions = {},
+): AsyncGenerator<Document> {
+  let empty = true;
+  for (const { path } of listCorpus(paths)) {
+    let characters = 0;
+    for await (const lines of documentsOf(path, maxDocument)) {
+      empty = false;
+      yield { lines, source: path };
+      for (const line of lines) characters += line.length;
+      if (characters >= perFile) break;
+    }
+  }
+  if (empty) throw new UserError(`no text in ${paths.join(", ")}: every line is blank`);
+}
+
+/**
+ * Lines for training a tokenizer: about `characters` UTF-16 units in all, an equal share from the
+ * beginning of every file, so that no part of a large corpus is left out.
+ *
+ * @throws {UserError} as {@link readDocuments}
+ */
+export async function* sampleLines(paths: string[], characters: number): AsyncGenerator<string> {
+  const perFile = Math.ceil(characters / listCorpus(paths).length);
+  for await (const { lines } of readDocuments(paths, { perFile })) yield* lines;
+}
+
+function documentsOf(file: string, maxDocument: number): AsyncGenerator<string[]> {
+  if (file.endsWith(".parquet")) return parquetDocuments(file, maxDocument);
+  if (/\.jsonl(\.gz)?$/.test(file)) return jsonDocuments(file, maxDocument);
+  return textDocuments(file, maxDocument);
+}
+
+/** A document being filled. */
+interface Growing {
+  lines: string[];
+  length: number;
+}
+
+/** Adds a line, and hands out the document before it where the line would make it too long. */
+function* add(document: Growing, line: string, maxDocument: number): Generator<string[]> {
+  for (const part of splitLine(line.trim(), maxDocument)) {
+    if (document.length + part.length > maxDocument) yield* finish(document);
+    document.lines.push(part);
+    document.length += part.length + 1;
+  }
+}
+
+function* finish(document: Growing): Generator<string[]> {
+  if (document.lines.length > 0) yield document.lines;
+  document.lines = [];
+  document.length = 0;
+}
+
+async function* textDocuments(file: string, maxDocument: number): AsyncGenerator<string[]> {
+  const document: Growing = { lines: [], length: 0 };
+  for await (const { lines } of readLines(file, "split")) {
+    for (const line of lines) {
+      if (line.trim() === "") yield* finish(document);
+      else yield* add(document, line, maxDocument);
+    }
+  }
+  yield* finish(document);
+}
+
+/** The documents of one record: usually one, more if the text is very long. */
+function* splitText(text: string, maxDocument: number): Generator<string[]> {
+  const document: Growing = { lines: [], length: 0 };
+  for (const line of text.split("\n")) yield* add(document, line, maxDocument);
+  yield* finish(document);
+}
+
+async function* jsonDocuments(file: string, maxDocument: number): AsyncGenerator<string[]> {
+  for await (const { lines, first } of readLines(file, "whole")) {
+    for (const [i, line] of lines.entries()) {
+      if (line.trim() === "") continue;
+      yield* splitText(parseRecord(line, `${file}:${first + i}`), maxDocument);
+    }
+  }
+}
+
+function parseRecord(line: string, place: string): string {
+  let record: unknown;
+  try {
+    record = JSON.parse(line);
+  } catch (error) {
+    throw new UserError(`${place}: not JSON: ${(error as Error).message}`);
+  }
+  const text = (record as { text?: unknown } | null)?.text;
+  if (typeof text === "string") return text;
+  throw new UserError(`${place}: expected a record with a string field "text"`);
+}
+
+async function* parquetDocuments(path: string, maxDocument: number): AsyncGenerator<string[]> {
+  const parsers = { stringFromBytes: (bytes?: Uint8Array) => bytes && strictUtf8.decode(bytes) };
+  try {
+    using file = await openParquet(path);
+    const columns = file.columns.map(({ element }) => element.name);
+    if (!columns.includes("text")) {
+      throw new UserError(`${path}: no column "text"; its columns are ${columns.join(", ")}`);
+    }
+    for (const group of file.groups) {
+      const rows = await file.read(group, ["text"], parsers);
+      for (const [i, [text]] of rows.entries()) {
+        if (text === null || text === undefined) continue;
+        if (typeof text === "string") yield* splitText(text, maxDocument);
+        else throw new UserError(`${path}, row ${group.first + i}: column "text" is not a string`);
+      }
+    }
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`${path}: not readable as Parquet: ${(error as Error).message}`);
+  }
+}
+
+/** Cuts an over-long line at the last space before the limit, or at a character if it has none. */
+function splitLine(line: string, max: number): string[] {
+  const parts: string[] = [];
+  while (line.length > max) {
+    const space = line.lastIndexOf(" ", max);
+    let cut = space > 0 ? space : max;
+    // A surrogate pair is one character.
+    if (space <= 0 && /[\ud800-\udbff]/.test(line[cut - 1]) && cut > 1) cut--;
+    parts.push(line.slice(0, cut));
+    line = line.slice(cut).trimStart();
+  }
+  return line === "" ? parts : [...parts, line];
+}
+
+/** Consecutive lines; `first` is the number of the first one, from 1. */
+interface Lines {
+  lines: string[];
+  first: number;
+}
+
+/** The lines of a file; the first one that is not UTF-8 is an error. */
+async function* readLines(file: string, longLine: "split" | "whole"): AsyncGenerator<Lines> {
+  for await (const block of readBlocks(file, longLine)) {
+    const lines = decodeLines(block, file);
+    const broken = lines.find((line) => typeof line !== "string");
+    if (broken) throw broken;
+    yield { lines: lines as string[], first: block.first };
+  }
+}

@@ -1,0 +1,427 @@
+/**
+ * Packs a corpus into training blocks on disk: documents are encoded, put together into blocks of at
+ * most `block` ids that begin with `<s>`, and written with an index; see {@link ./packed.ts} for the
+ * files.
+ *
+ * @module
+ */
+import { join, resolve } from "node:path";
+import { UserError } from "../../ops/graph/errors.ts";
+import { key, Random } from "../../ops/graph/random.ts";
+import { type Document, listCorpus, readDocuments } from "./corpus.ts";
+import {
+  FORMAT,
+  MANIFEST,
+  type PackedManifest,
+  type PackRule,
+  type PartCounts,
+  partFiles,
+  type PartName,
+  readManifest,
+} from "./packed.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type EncodedDocument, encodeDocuments } from "./encode.ts";
+
+/** What {@link packCorpus} packs, and how. */
+export interface PackRequest extends Partial<PackRule> {
+  /** Files, folders or globs, see `listCorpus`. */
+  paths: string[];
+  /** Gives the ids. */
+  tokenizer: Tokenizer;
+  /** Folder to write; replaced if it is a packed corpus already. */
+  out: string;
+  /** Threads to encode on (default 1: this thread). */
+  workers?: number;
+  /** Called for every document read, with totals so far; characters are UTF-16 units. */
+  onProgress?: (read: { documents: number; characters: number }) => void;
+}
+
+/**
+ * The rule that holds where a request says nothing. Long lines are split, not cropped as in the
+ * released code: nothing of the corpus is lost.
+ */
+export const DEFAULT_RULE: PackRule = {
+  block: 512,
+  rule: "complete_doc",
+  longLines: "split",
+  heldOut: 0.02,
+  seed: 1,
+};
+
+const MAX_BLOCK = 65536;
+
+/** Streams of randomness, so that the two uses of one seed are independent. */
+const HELD_OUT = 0x68656c64;
+const CROP = 0x63726f70;
+
+/**
+ * Packs a corpus. Everything is written to a folder beside `out` that takes its name at the end: on
+ * any failure nothing is left behind, and an earlier corpus in `out` stays as it was.
+ *
+ * With two documents or more and `heldOut` above 0, both parts have at least one document.
+ *
+ * @returns what was written as corpus.json
+ * @throws {UserError} for a rule out of range, an unusable corpus, an `out` that holds other files,
+ * and a full disk
+ *
+ * @example
+ * ```ts
+ * import { packCorpus } from "./pack.ts";
+ * import { openPacked } from "./packed.ts";
+ * import { Tokenizer } from "../tokenizer/tokenizer.ts";
+ * import { trainTokenizer } from "../tokenizer/train_bpe.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const dir = await Deno.makeTempDir();
+ * await Deno.writeTextFile(`${dir}/a.txt`, "a b\nc\n\nd\n");
+ * const json = await trainTokenizer(["a b"], { vocabSize: 260, lowercase: true, sentinels: 8 });
+ * await packCorpus({
+ *   paths: [`${dir}/a.txt`],
+ *   tokenizer: new Tokenizer(json),
+ *   block: 16,
+ *   heldOut: 0,
+ *   out: `${dir}/packed`,
+ * });
+ * const part = openPacked(`${dir}/packed`, "train");
+ * assert.equal(part.count, 2); // one block for each document
+ * assert.equal(part.length(1), 4); // <s>, two bytes of " d", </s>
+ * part.close();
+ * await Deno.remove(dir, { recursive: true });
+ * ```
+ */
+export async function packCorpus(request: PackRequest): Promise<PackedManifest> {
+  const { paths, tokenizer, out, workers = 1, onProgress } = request;
+  const rule = fullRule(request);
+  const files = listCorpus(paths);
+  refuseForeign(out);
+  const dtype = tokenizer.rows <= 65536 ? "u16" : "u32";
+  const { bos } = tokenizer;
+  if (bos === undefined) {
+    throw new UserError("tokenizer: it has no token <s>, with which every block begins");
+  }
+  const temporary = makeTemporary(out);
+  try {
+    const open = (part: PartName) => new PartWriter(temporary, part, dtype, bos);
+    const parts = { train: open("train"), heldout: open("heldout") };
+    let cropped = 0;
+    try {
+      const packers = {
+        train: packer(rule, tokenizer.eos, parts.train),
+        heldout: packer(rule, tokenizer.eos, parts.heldout),
+      };
+      const documents = counted(readDocuments(paths), onProgress);
+      const encoded = encodeDocuments(documents, tokenizer, workers);
+      for await (const { document, part } of assignParts(encoded, rule)) {
+        cropped += packers[part].add(document);
+      }
+      for (const packer of Object.values(packers)) packer.finish();
+      for (const part of Object.values(parts)) part.flush();
+    } finally {
+      for (const part of Object.values(parts)) part.close();
+    }
+    const counts = { train: parts.train.counts, heldout: parts.heldout.counts };
+    if (counts.train.blocks === 0) throw new UserError(`no text in ${paths.join(", ")}`);
+    const identity = { tokenizer: tokenizer.hash, rule, files };
+    const manifest: PackedManifest = { format: FORMAT, dtype, ...identity, cropped, ...counts };
+    Deno.writeTextFileSync(join(temporary, MANIFEST), JSON.stringify(manifest, null, 2) + "\n");
+    replace(out, temporary);
+    return manifest;
+  } catch (error) {
+    Deno.removeSync(temporary, { recursive: true });
+    throw explain(error, out);
+  }
+}
+
+/**
+ * Whether `dir` holds exactly what {@link packCorpus} would make of a request now: same files (by
+ * size and time of change), same tokenizer, same rule.
+ *
+ * @throws {UserError} if the request's own paths are unusable
+ */
+export function isFresh(dir: string, request: Omit<PackRequest, "out">): boolean {
+  const wanted = [request.tokenizer.hash, fullRule(request), listCorpus(request.paths)];
+  try {
+    const { tokenizer, rule, files } = readManifest(dir);
+    return JSON.stringify([tokenizer, rule, files]) === JSON.stringify(wanted);
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
+}
+
+/** The request's rule with defaults, its keys in a fixed order. */
+function fullRule(request: Partial<PackRule>): PackRule {
+  const { block, rule, longLines, heldOut, seed } = {
+    ...DEFAULT_RULE,
+    ...withoutUndefined(request),
+  };
+  if (!Number.isInteger(block) || block < 4 || block > MAX_BLOCK) {
+    throw new UserError(`block length: expected a whole number in [4, ${MAX_BLOCK}], got ${block}`);
+  }
+  if (!(heldOut >= 0 && heldOut < 1)) {
+    throw new UserError(`held-out fraction: expected at least 0 and less than 1, got ${heldOut}`);
+  }
+  return { block, rule, longLines, heldOut, seed };
+}
+
+function withoutUndefined<T extends object>(record: T): Partial<T> {
+  const given = Object.entries(record).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given) as Partial<T>;
+}
+
+/** Only a packed corpus or an empty folder may be replaced. */
+function refuseForeign(out: string): void {
+  let names: string[];
+  try {
+    names = [...Deno.readDirSync(out)].map((entry) => entry.name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    throw explain(error, out);
+  }
+  if (names.length === 0 || names.includes(MANIFEST)) return;
+  throw new UserError(`${out}: holds other files (${names[0]}...); choose a folder of its own`);
+}
+
+function makeTemporary(out: string): string {
+  const temporary = `${resolve(out)}.packing-${Deno.pid}`;
+  try {
+    Deno.mkdirSync(temporary, { recursive: true });
+  } catch (error) {
+    throw explain(error, out);
+  }
+  return temporary;
+}
+
+function replace(out: string, temporary: string): void {
+  const old = `${temporary}-old`;
+  try {
+    Deno.renameSync(out, old);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    Deno.renameSync(temporary, out);
+    return;
+  }
+  Deno.renameSync(temporary, out);
+  Deno.removeSync(old, { recursive: true });
+}
+
+/** Failures of the file system are the user's to mend; everything else is passed on. */
+function explain(error: unknown, out: string): unknown {
+  if (error instanceof UserError || !(error instanceof Error && "code" in error)) return error;
+  const advice = error.code === "ENOSPC" ? "; free some space or choose another disk" : "";
+  return new UserError(`${out}: cannot be written: ${error.message}${advice}`);
+}
+
+async function* counted(
+  documents: AsyncIterable<Document>,
+  report: PackRequest["onProgress"],
+): AsyncGenerator<Document> {
+  const read = { documents: 0, characters: 0 };
+  for await (const document of documents) {
+    yield document;
+    read.documents++;
+    for (const line of document.lines) read.characters += line.length + 1;
+    report?.(read);
+  }
+}
+
+/**
+ * Chooses each document's part by a hash of its number. One document is kept back until the next one
+ * shows that it is not the last: the last one fills a part that would stay empty.
+ */
+async function* assignParts(
+  documents: AsyncIterable<EncodedDocument>,
+  { heldOut, seed }: PackRule,
+): AsyncGenerator<{ document: EncodedDocument; part: PartName }> {
+  const used = new Set<PartName>();
+  let number = 0;
+  let last: EncodedDocument | undefined;
+  const choose = (): PartName => {
+    const drawn = new Random(key(seed, HELD_OUT, number++)).uniform();
+    return drawn < heldOut ? "heldout" : "train";
+  };
+  for await (const document of documents) {
+    if (document.tokens.length === 0) continue;
+    if (last !== undefined) {
+      const part = choose();
+      used.add(part);
+      yield { document: last, part };
+    }
+    last = document;
+  }
+  if (last === undefined) return;
+  let part = choose();
+  if (!used.has("train")) part = "train";
+  else if (heldOut > 0 && !used.has("heldout")) part = "heldout";
+  yield { document: last, part };
+}
+
+/** Turns the documents of one part into blocks. */
+interface Packer {
+  /** Adds a document; returns how many ids were cropped away. */
+  add(document: EncodedDocument): number;
+  /** Writes what is left. */
+  finish(): void;
+}
+
+function packer(rule: PackRule, eos: number, writer: PartWriter): Packer {
+  return rule.rule === "concat"
+    ? concatPacker(rule, eos, writer)
+    : completeDocPacker(rule, eos, writer);
+}
+
+/**
+ * fairseq's `complete_doc`: whole lines, each with its `</s>`, until the next would make the block
+ * too long; a block never holds two documents.
+ */
+function completeDocPacker(
+  { block, longLines, seed }: PackRule,
+  eos: number,
+  writer: PartWriter,
+): Packer {
+  const body = new Uint32Array(block - 1);
+  let length = 0;
+  const flush = (): void => {
+    if (length > 1) writer.write(body.subarray(0, length));
+    length = 0;
+  };
+  const append = (ids: Uint32Array): void => {
+    if (length + ids.length > body.length) flush();
+    body.set(ids, length);
+    length += ids.length;
+  };
+  return {
+    add(document) {
+      let cropped = 0;
+      for (const line of linesWithEos(document, eos)) {
+        const excess = line.length - body.length;
+        if (excess > 0 && longLines === "crop") {
+          // As in the released code: keyed by the line alone, so every epoch sees the same window.
+          const start = new Random(key(seed, CROP, writer.counts.lines)).below(excess);
+          append(line.subarray(start, start + body.length));
+          cropped += excess;
+        } else {
+          for (let at = 0; at < line.length; at += body.length) {
+            append(line.subarray(at, at + body.length));
+          }
+        }
+        writer.counts.lines++;
+      }
+      flush();
+      writer.counts.documents++;
+      return cropped;
+    },
+    finish: flush,
+  };
+}
+
+/** All documents as one stream, cut into full blocks. */
+function concatPacker({ block }: PackRule, eos: number, writer: PartWriter): Packer {
+  const body = new Uint32Array(block - 1);
+  let length = 0;
+  return {
+    add(document) {
+      for (const line of linesWithEos(document, eos)) {
+        for (let at = 0; at < line.length;) {
+          const piece = line.subarray(at, at + body.length - length);
+          body.set(piece, length);
+          length += piece.length;
+          at += piece.length;
+          if (length < body.length) continue;
+          writer.write(body);
+          length = 0;
+        }
+        writer.counts.lines++;
+      }
+      writer.counts.documents++;
+      return 0;
+    },
+    finish() {
+      if (length > 1) writer.write(body.subarray(0, length));
+    },
+  };
+}
+
+/** The ids of each line followed by `</s>`; lines without ids are left out. */
+function* linesWithEos({ tokens, lengths }: EncodedDocument, eos: number): Generator<Uint32Array> {
+  let at = 0;
+  for (const length of lengths) {
+    if (length === 0) continue;
+    const line = new Uint32Array(length + 1);
+    line.set(tokens.subarray(at, at += length));
+    line[length] = eos;
+    yield line;
+  }
+}
+
+/** How much is collected before it is written, in ids and in index entries. */
+const BUFFER = 1 << 19;
+
+/** Writes the blocks of one part. */
+class PartWriter {
+  readonly counts: PartCounts = { documents: 0, lines: 0, blocks: 0, tokens: 0, longest: 0 };
+  #tokens: Deno.FsFile;
+  #index: Deno.FsFile;
+  #ids: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+  #idCount = 0;
+  #starts = new Uint32Array(2 * BUFFER);
+  #startCount = 0;
+  #bos: number;
+
+  constructor(dir: string, part: PartName, dtype: "u16" | "u32", bos: number) {
+    const { tokens, index } = partFiles(dir, part);
+    this.#tokens = Deno.openSync(tokens, { write: true, create: true });
+    this.#index = Deno.openSync(index, { write: true, create: true });
+    this.#ids = dtype === "u16" ? new Uint16Array(BUFFER) : new Uint32Array(BUFFER);
+    this.#bos = bos;
+    this.#start(0);
+  }
+
+  /** Writes `<s>` and the ids as one block. */
+  write(body: Uint32Array): void {
+    const length = body.length + 1;
+    if (this.#idCount + length > this.#ids.length) this.#flushIds();
+    this.#ids[this.#idCount++] = this.#bos;
+    this.#ids.set(body, this.#idCount);
+    this.#idCount += body.length;
+    this.counts.blocks++;
+    this.counts.tokens += length;
+    this.counts.longest = Math.max(this.counts.longest, length);
+    this.#start(this.counts.tokens);
+  }
+
+  /** Writes what is still collected, down to the disk. */
+  flush(): void {
+    this.#flushIds();
+    this.#flushStarts();
+    this.#tokens.syncDataSync();
+    this.#index.syncDataSync();
+  }
+
+  /** Closes the files. */
+  close(): void {
+    this.#tokens.close();
+    this.#index.close();
+  }
+
+  #start(offset: number): void {
+    if (this.#startCount === this.#starts.length) this.#flushStarts();
+    this.#starts[this.#startCount++] = offset % 2 ** 32;
+    this.#starts[this.#startCount++] = Math.floor(offset / 2 ** 32);
+  }
+
+  #flushIds(): void {
+    const size = this.#idCount * this.#ids.BYTES_PER_ELEMENT;
+    writeAll(this.#tokens, new Uint8Array(this.#ids.buffer, 0, size));
+    this.#idCount = 0;
+  }
+
+  #flushStarts(): void {
+    writeAll(this.#index, new Uint8Array(this.#starts.buffer, 0, this.#startCount * 4));
+    this.#startCount = 0;
+  }
+}
+
+function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+}
