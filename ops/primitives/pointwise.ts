@@ -327,7 +327,7 @@ export const relu = (x: Tensor): Tensor => one(RELU, [x], null);
 export const gelu = (x: Tensor): Tensor => one(GELU, [x], null);
 /** 1 / (1 + e^−x). */
 export const sigmoid = (x: Tensor): Tensor => one(SIGMOID, [x], null);
-/** Binary cross entropy of logits z against labels y in {0, 1} (paper, equation 10); no gradient to y. */
+/** Binary cross entropy of logits z against labels y in {0, 1} (paper, equation 11); no gradient to y. */
 export const sigmoidCrossEntropy = (z: Tensor, y: Tensor): Tensor =>
   one(SIGMOID_CROSS_ENTROPY, [z, y], null);
 /** 1 where a > b, else 0; no gradient. */

@@ -178,36 +178,40 @@ async function timeTrainer(
   trainer.initialize(noiseOf(trainer.shapes));
   const batch = subject.batch();
   let update = 0;
-  // Measurements in between may make some of their own.
-  const made = { buffers: 0, kernels: 0 };
   const updates = async (count: number) => {
-    const { buffersCreated, kernelCount } = device, start = performance.now();
+    const start = performance.now();
     for (let i = 0; i < count; i++) {
       await trainer.update(wholeUpdate([batch]), { update: update++, learningRate: LEARNING_RATE });
     }
     await device.finish();
-    made.buffers += device.buffersCreated - buffersCreated;
-    made.kernels += device.kernelCount - kernelCount;
     return (performance.now() - start) / count;
   };
 
   // Compiles the optimizer's kernels.
   await trainer.update(wholeUpdate([]), { update: 0, learningRate: 0 });
   await device.finish();
+  const made = { buffers: device.buffersCreated, pipelines: device.kernelCount };
+  // A stopwatch of the yardstick is none of the updates' buffers.
+  const sample = async () => {
+    const already = device.buffersCreated, rate = await yardstick.sample();
+    made.buffers += device.buffersCreated - already;
+    return rate;
+  };
   const expected = flops / (await yardstick.rate()) / 1e6;
   const first = expected < 1000 ? await updates(1) : Infinity;
   const count = first === Infinity ? 1 : Math.max(1, Math.ceil(LONG_ENOUGH / first));
   const memory: { updates: number; bytes: number }[] = [];
-  const rates = [await yardstick.sample()];
+  const rates = [await sample()];
   const times = await repeatedly(limits, async () => {
     const milliseconds = await updates(count);
     memory.push({ updates: update, bytes: Deno.memoryUsage().rss });
-    rates.push(await yardstick.sample());
+    rates.push(await sample());
     return milliseconds;
   });
   const shares = times.map((ms, i) => flops / ms / 1e6 / ((rates[i] + rates[i + 1]) / 2));
   const milliseconds = summary(times);
   const start = memory[0], end = memory.at(-1)!;
+  const buffersCreated = device.buffersCreated - made.buffers;
   return {
     preset: name,
     parameters,
@@ -221,8 +225,8 @@ async function timeTrainer(
     dispatches: program.kernels.length,
     encodeMicroseconds: await submitTime(device, program),
     compileMilliseconds: Math.max(0, compileAndRun - milliseconds.min),
-    buffersCreated: made.buffers,
-    pipelinesCreated: made.kernels,
+    buffersCreated,
+    pipelinesCreated: device.kernelCount - made.pipelines,
     ...(end.updates > start.updates && {
       growth: {
         updates: end.updates - start.updates,
