@@ -362,7 +362,7 @@ const RECIPES = {
     start: "short",
     staticLengths: 1,
     heldOut: 0.05,
-    microBatch: 4096,
+    microBatch: 2048,
     logEvery: 10,
     evaluateEvery: 50,
     saveEvery: 100,
