@@ -76,3 +76,4 @@ export * from "./verify/prompts.ts";
 export * from "./verify/step.ts";
 export * from "./verify/tokenizer.ts";
 export * from "./files/weights.ts";
+export { type CpuRoom } from "./plan/room.ts";
