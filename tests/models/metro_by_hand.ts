@@ -139,6 +139,62 @@ export function lossesByHand(
   return { ...losses, total };
 }
 
+/** How often the heads are right. */
+export interface HandCounts {
+  /** Selected tokens that the auxiliary model finds most probable. */
+  mlmCorrect: number;
+  /** Replaced tokens. */
+  replaced: number;
+  /** Of these, those that the decoder finds most probable. */
+  replacedCorrect: number;
+  /** Replaced tokens that the RTD head takes for such. */
+  replacedFound: number;
+}
+
+/** Counts what the heads get right. An undecided RTD head takes a token for replaced. */
+export function countsByHand(
+  logits: readonly HandLogits[],
+  sequences: readonly HandSequence[],
+): HandCounts {
+  const counts = { mlmCorrect: 0, replaced: 0, replacedCorrect: 0, replacedFound: 0 };
+  for (const [s, { original, noise, selected }] of sequences.entries()) {
+    const { mlm, clm, rtd } = logits[s];
+    for (const [slot, i] of selected.entries()) {
+      counts.mlmCorrect += Number(best(mlm[slot]) === original[i]);
+      // Only selected tokens can have been replaced, and these count whatever the variant.
+      if (noise[i] === original[i]) continue;
+      counts.replaced++;
+      counts.replacedCorrect += Number(best(clm[i]) === original[i]);
+      counts.replacedFound += Number(rtd !== undefined && rtd[i] >= 0);
+    }
+  }
+  return counts;
+}
+
+/**
+ * Whether a slope of a loss is what finite differences say. Where a ReLU bends between the two points, the
+ * difference is none: a smaller step is tried, then.
+ *
+ * @param direction what the weights are moved along; weights that it lacks stay
+ */
+export function isSlope(
+  loss: (weights: HandWeights) => number,
+  weights: HandWeights,
+  direction: HandWeights,
+  slope: number,
+): boolean {
+  const moved = (by: number) => {
+    const changed = Object.entries(direction).map(([name, along]) =>
+      [name, Array.from(along, (d, i) => weights[name][i] + by * d)] as const
+    );
+    return loss({ ...weights, ...Object.fromEntries(changed) });
+  };
+  return [1e-5, 1e-6, 1e-7].some((step) => {
+    const difference = (moved(step) - moved(-step)) / (2 * step);
+    return Math.abs(difference - slope) <= 2e-6 * Math.max(1, Math.abs(slope));
+  });
+}
+
 /** Takes a padded batch apart: one sequence for each row that holds any token. */
 export function sequencesOf(
   batch: Record<"tokens" | "auxTokens" | "decoderTokens" | "inverse" | "noise", Uint32Array>,
@@ -372,6 +428,11 @@ function smoothed(logits: Row, target: number, smoothing: number): number {
   return -logProbabilities(logits).reduce((sum, p, id) => {
     return sum + (id === target ? 1 - smoothing : share) * p;
   }, 0);
+}
+
+/** The first of the largest. */
+function best(logits: Row): number {
+  return logits.indexOf(Math.max(...logits));
 }
 
 function sigmoid(x: number): number {

@@ -1,7 +1,9 @@
 /**
- * Writes folders in the format of `tasks/verify/step_folder.ts` with numbers that no kernel has touched: the
- * graph is evaluated in float64 on the host, and AdamW is written out here once more.
+ * Writes folders in the format of `tasks/verify/step_folder.ts` with numbers that no kernel has touched: losses,
+ * counts and logits are those of `metro_by_hand.ts`, and AdamW is written out here once more. The graph, in
+ * float64 on the host, gives noise and gradients; a gradient that is not the slope of the loss is refused.
  */
+import assert from "node:assert/strict";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
@@ -12,7 +14,6 @@ import {
   maskId,
   metro,
   metroInputs,
-  metroLogits,
   type ModelConfig,
   NONE,
   type ObjectiveConfig,
@@ -23,8 +24,17 @@ import {
   SPECIAL,
   transpose,
 } from "../../../models/mod.ts";
-import { evaluate, grad, key, Random, type Tensor } from "../../../ops/mod.ts";
+import { evaluate, grad, key, Random } from "../../../ops/mod.ts";
 import { writeTensors } from "../../../tasks/checkpoints/save.ts";
+import {
+  countsByHand,
+  type HandLogits,
+  type HandWeights,
+  isSlope,
+  logitsByHand,
+  lossesByHand,
+  sequencesOf,
+} from "../../models/metro_by_hand.ts";
 
 /** What to write. */
 export interface OracleSpec {
@@ -74,44 +84,45 @@ export async function writeOracle(folder: string, spec: OracleSpec) {
 
   const parameters = declareParameters(model), names = Object.keys(parameters);
   const graph = metro(parameters, model, objective, metroInputs(objective, rows, length));
-  const sums = Object.keys(graph.sums) as (keyof typeof graph.sums)[];
-  const outputs = [graph.loss, graph.noise, ...sums.map((name) => graph.sums[name])];
   const gradients = grad(graph.loss, names.map((name) => parameters[name]));
 
   const before = weightsOf(model, spec.spread ?? 0.2);
   const weights = mapped(before, (x) => x.slice());
   const mean = mapped(before, (x) => new Float64Array(x.length));
   const square = mapped(before, (x) => new Float64Array(x.length));
-  const steps = [], noises: Uint32Array[] = [];
-  let first: Vectors = {};
+  const steps = [];
+  let first: Vectors = {}, logits: Record<string, Float32Array> = {};
   for (let t = 1; t <= UPDATES; t++) {
-    const values = evaluate([...outputs, ...gradients], {
+    const [sampled, ...found] = evaluate([graph.noise, ...gradients], {
       values: { ...weights, ...inputs },
       run: { key: t, scalars: lossScalars(objective, counts, counts) },
     });
-    const noise = values[1] as Uint32Array;
-    const sum = Object.fromEntries(sums.map((name, i) => [name, values[2 + i][0]]));
-    const g = Object.fromEntries(
-      names.map((name, i) => [name, values[outputs.length + i] as Float64Array]),
-    );
-    if (t === 1) first = g;
-    noises.push(noise);
+    const noise = sampled as Uint32Array;
+    const g = Object.fromEntries(names.map((name, i) => [name, found[i] as Float64Array]));
+    const sequences = sequencesOf({ ...inputs, noise }, length);
+    const read = (w: HandWeights) =>
+      sequences.map((sequence) => logitsByHand(w, model, sequence, objective.rtdLocation));
+    const hand = read(weights), losses = lossesByHand(hand, sequences, objective);
+    const count = countsByHand(hand, sequences);
+    if (t === 1) {
+      [first, logits] = [g, padded(hand, spec.lengths)];
+      const loss = (w: HandWeights) => lossesByHand(read(w), sequences, objective, hand).total;
+      expectSlope(loss, weights, g);
+    }
     const norm = Math.sqrt(Object.values(g).flatMap((x) => [...x]).reduce((s, x) => s + x * x, 0));
-    const { maskedPositionsOnly: only } = objective;
-    const size = only === "none" ? counts.tokens : counts.selected;
     steps.push({
       noise: grid(noise, length),
-      loss: values[0][0],
-      mlm: sum.mlmNll / counts.selected,
-      clm: sum.clmLoss / size,
-      sample_size: size,
+      loss: losses.total,
+      mlm: losses.mlm,
+      clm: losses.clm,
+      sample_size: objective.maskedPositionsOnly === "none" ? counts.tokens : counts.selected,
       grad_norm: norm,
-      replaced_total: sum.clmReplaced,
-      clm_replaced_correct: sum.clmReplacedCorrect,
-      mlm_correct: sum.mlmCorrect,
+      replaced_total: count.replaced,
+      clm_replaced_correct: count.replacedCorrect,
+      mlm_correct: count.mlmCorrect,
       ...(model.rtdHead !== "none" && {
-        rtd: sum.rtdLoss / (only === "both" ? counts.selected : counts.tokens),
-        rtd_replaced_correct: sum.rtdReplacedPredicted,
+        rtd: losses.rtd,
+        rtd_replaced_correct: count.replacedFound,
       }),
     });
     adamW(optimizer, t, norm, { weights, mean, square, gradients: g });
@@ -137,28 +148,44 @@ export async function writeOracle(folder: string, spec: OracleSpec) {
   await save("params_after.safetensors", weights);
   await save("grads.safetensors", first);
 
-  const given = metroInputs(objective, rows, length, { givenNoise: true });
-  const heads: Record<string, Tensor> = Object.fromEntries(
-    Object.entries(metroLogits(parameters, model, given, given.noise!, objective)),
-  );
-  const logits = evaluate(Object.values(heads), {
-    values: { ...before, ...inputs, noise: noises[0] },
-  });
   const shapes: Record<string, number[]> = {
-    mlm: [counts.selected, model.vocabSize],
-    clm: [rows, length, model.vocabSize],
-    rtd: [rows, length],
+    mlm_logits: [counts.selected, model.vocabSize],
+    clm_logits: [rows, length, model.vocabSize],
+    rtd_logits: [rows, length],
   };
-  const filled = Array.from(inputs.positions.keys()).filter((i) => inputs.positions[i] !== NONE);
-  const found = Object.fromEntries(
-    Object.keys(heads).map((head, i) => {
-      const all = Float32Array.from(logits[i]);
-      const row = (r: number) => [...all.subarray(r * model.vocabSize, (r + 1) * model.vocabSize)];
-      return [`${head}_logits`, head === "mlm" ? Float32Array.from(filled.flatMap(row)) : all];
-    }),
+  const specs = Object.keys(logits).map((name) => ({ name, shape: shapes[name] }));
+  await writeTensors(join(folder, "logits.safetensors"), specs, (name) => logits[name], {});
+}
+
+/** The logits of all sequences as a folder holds them: 0 at pads, where nothing is compared. */
+function padded(hand: readonly HandLogits[], lengths: readonly number[]) {
+  const vocab = hand[0].clm[0].length, longest = Math.max(...lengths);
+  const rowOf = (
+    row: number[],
+    columns: number,
+  ) => [...row, ...new Array<number>(columns - row.length).fill(0)];
+  const logits: Record<string, number[]> = {
+    mlm_logits: hand.flatMap(({ mlm }) => mlm.flat()),
+    clm_logits: hand.flatMap(({ clm }) => rowOf(clm.flat(), longest * vocab)),
+  };
+  if (hand[0].rtd) logits.rtd_logits = hand.flatMap(({ rtd }) => rowOf(rtd!, longest));
+  return Object.fromEntries(
+    Object.entries(logits).map(([name, values]) => [name, Float32Array.from(values)]),
   );
-  const specs = Object.keys(heads).map((head) => ({ name: `${head}_logits`, shape: shapes[head] }));
-  await writeTensors(join(folder, "logits.safetensors"), specs, (name) => found[name], {});
+}
+
+/** Compares gradients with finite differences of the loss by hand, along a random direction. */
+function expectSlope(
+  loss: (weights: HandWeights) => number,
+  weights: Vectors,
+  gradients: Vectors,
+): void {
+  const random = new Random(17);
+  const direction = mapped(gradients, (g) => g.map(() => 0.1 * random.normal()));
+  const slope = Object.entries(gradients).reduce((sum, [name, g]) => {
+    return g.reduce((sum, x, i) => sum + x * direction[name][i], sum);
+  }, 0);
+  assert.ok(isSlope(loss, weights, direction, slope), `${slope} is not the slope of the loss`);
 }
 
 /** Clipping, then decay, then the step; epsilon before bias correction. */
