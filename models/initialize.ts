@@ -115,7 +115,7 @@ function linearMap(outputs: number): Fill {
 export function initialize(
   config: ModelConfig,
   seed: number,
-  start: Start = "reference",
+  start: "reference" | "short" = "reference",
 ): (name: string) => Float32Array {
   if (isT5(config)) {
     throw new Error("initialize: the rules are METRO's; weights of a T5 are loaded");

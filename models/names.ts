@@ -234,7 +234,7 @@ export interface ForeignTensor {
  */
 export function foreignNames(
   config: ModelConfig,
-  scheme: Scheme,
+  scheme: "reference" | "release",
   parts: readonly Part[],
 ): Map<string, ForeignTensor> {
   const column = scheme === "reference" ? 1 : 2;
@@ -306,7 +306,7 @@ export function foreignShapes(
  */
 export function ourNames(
   config: ModelConfig,
-  scheme: Scheme,
+  scheme: "reference" | "release",
   parts: readonly Part[],
 ): Map<string, string> {
   const names = new Map<string, string>();

@@ -17,8 +17,8 @@ export type Parameters = Readonly<Record<string, Tensor>>;
 
 /** Parts of the whole pretraining model. Finetuning needs `main` alone. */
 export const PARTS = ["main", "rtd", "aux"] as const;
-/** One of {@link PARTS}. */
-export type Part = typeof PARTS[number];
+/** A part of the whole pretraining model: the main model, the RTD head, the auxiliary model. */
+export type Part = "main" | "rtd" | "aux";
 
 type Shapes = Map<string, readonly number[]>;
 

@@ -47,6 +47,9 @@ export interface Seq2SeqOutputs {
 /**
  * Declares the inputs of {@link seq2seq}.
  *
+ * @param batch pairs
+ * @param lengths columns of the encoder's input; columns of the decoder's input and of the targets
+ *
  * @example
  * ```ts
  * import { seq2seqInputs } from "./t5.ts";
@@ -55,7 +58,10 @@ export interface Seq2SeqOutputs {
  * assert.deepEqual(seq2seqInputs(2, { source: 496, target: 112 }).source.shape, [2, 496]);
  * ```
  */
-export function seq2seqInputs(batch: number, lengths: Seq2SeqLengths): Seq2SeqInputs {
+export function seq2seqInputs(
+  batch: number,
+  lengths: { source: number; target: number },
+): Seq2SeqInputs {
   return {
     source: input("source", [batch, lengths.source], "u32"),
     decoderTokens: input("decoderTokens", [batch, lengths.target], "u32"),

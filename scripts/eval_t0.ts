@@ -7,7 +7,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/command/cli.ts";
-import { evaluateModel } from "../tasks/evaluate.ts";
+import { evaluate } from "../tasks/evaluate.ts";
 import type { Evaluation } from "../tasks/evaluate/results.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluate/report.ts";
 import { help } from "../tasks/command/help.ts";
@@ -136,7 +136,7 @@ await main(async () => {
     const device = await openFirst(placement);
     const model = { ...await loadModel(device, run, options), name: chosen };
     console.error(`${chosen} on ${device.adapterName}`);
-    evaluation = await evaluateModel({ ...job, model, interrupted, output });
+    evaluation = await evaluate({ ...job, model, interrupted, output });
     model.destroy();
     device.destroy();
   } else {

@@ -13,21 +13,28 @@ import type { PointwiseRule } from "./expression.ts";
 /** Element types. Half precision will join here. */
 export type DType = "f32" | "u32";
 
-/** Shape and element type. */
-export interface TensorType {
+/** A symbolic tensor: one output of a node. Operations make them; nothing is computed until a program runs. */
+export interface Tensor {
   /** Sizes, outermost first; `[]` is a scalar. */
   readonly shape: readonly number[];
   /** Element type. */
   readonly dtype: DType;
-}
-
-/** A symbolic tensor: one output of a node. */
-export interface Tensor extends TensorType {
-  /** The node that makes it. */
+  /**
+   * The node that makes it.
+   *
+   * @ignore
+   */
   readonly node: Node;
-  /** Which of the node's outputs it is. */
+  /**
+   * Which of the node's outputs it is.
+   *
+   * @ignore
+   */
   readonly index: number;
 }
+
+/** Shape and element type. */
+export type TensorType = Pick<Tensor, "shape" | "dtype">;
 
 /** One application of a primitive. */
 // deno-lint-ignore no-explicit-any

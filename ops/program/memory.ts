@@ -41,7 +41,11 @@ interface Place {
  * ```
  */
 export class StateMemory {
-  /** One buffer per slab. */
+  /**
+   * One buffer per slab.
+   *
+   * @ignore
+   */
   readonly buffers: DeviceBuffer[];
   readonly #device: Device;
   readonly #places: Map<string, Place>;
@@ -81,19 +85,31 @@ export class StateMemory {
     return this.#places.has(name);
   }
 
-  /** The window that a tensor occupies. */
+  /**
+   * The window that a tensor occupies.
+   *
+   * @ignore
+   */
   view(name: string): BufferView {
     const { slab, offset, bytes } = this.#place(name);
     return { buffer: this.buffers[slab], offset, size: Math.ceil(bytes / 16) * 16 };
   }
 
-  /** Where a tensor lies: which slab, and from which byte of it. */
+  /**
+   * Where a tensor lies: which slab, and from which byte of it.
+   *
+   * @ignore
+   */
   place(name: string): { slab: number; offset: number } {
     const { slab, offset } = this.#place(name);
     return { slab, offset };
   }
 
-  /** A whole slab. */
+  /**
+   * A whole slab.
+   *
+   * @ignore
+   */
   slab(index: number): BufferView {
     const buffer = this.buffers[index];
     return { buffer, offset: 0, size: buffer.size };
@@ -191,6 +207,8 @@ export class Workspace {
    * Buffers of at least the given sizes, all different. Existing ones are used first.
    *
    * @param sizes bytes
+   *
+   * @ignore
    */
   acquire(sizes: readonly number[]): DeviceBuffer[] {
     const { chosen, missing } = chooseBuffers(this.#buffers.map(({ size }) => size), sizes);

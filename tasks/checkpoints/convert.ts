@@ -22,16 +22,6 @@ import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { exists } from "../files/write.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** What {@link convertModel} has written. */
-export interface ConvertedModel {
-  /** The model. */
-  config: ModelConfig;
-  /** How many numbers its weights are. */
-  parameters: number;
-  /** How many tensors there are; those that are tied count once. */
-  tensors: number;
-}
-
 /**
  * Writes a model as others read it: `config.json`, `generation_config.json`, the tokenizer, and
  * `model.safetensors` in 32-bit floats under the published names, tied tensors once. T5's family loads in
@@ -42,6 +32,8 @@ export interface ConvertedModel {
  *
  * @param source folder of a run, folder as models on the Hub are (weights of any format), or a model's name
  * @param out the new folder
+ * @returns what was written: the model, how many numbers its weights are, and how many tensors, those that are
+ *   tied once
  * @throws {UserError} if the folder is there already, or the model cannot be read, or not be expressed
  *
  * @example
@@ -56,7 +48,7 @@ export async function convertModel(
   source: string,
   out: string,
   options: ModelOptions = {},
-): Promise<ConvertedModel> {
+): Promise<{ config: ModelConfig; parameters: number; tensors: number }> {
   await expectNew(out);
   const model = await readModel(source, options);
   const { config, tokenizer } = model;

@@ -8,7 +8,6 @@
 import { readdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import {
-  checkModelConfig,
   isT5,
   maskId,
   type ModelConfig,
@@ -19,10 +18,11 @@ import {
   preset,
   type PresetName,
   PRESETS,
-  type Scheme,
   specialIds,
 } from "../../models/mod.ts";
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { checkModelConfig } from "../../models/config.ts";
+import type { Scheme } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openTensors } from "./save.ts";
@@ -67,7 +67,15 @@ export interface LoadedModel {
 }
 
 /** How to read a model. */
-export interface ModelOptions extends HubOptions {
+export interface ModelOptions {
+  /** Where progress is shown while a model is downloaded; standard error unless given. */
+  output?: { isTTY?: boolean; columns?: number; write(text: string): unknown };
+  /**
+   * How long a connection is trusted and tried again; some seconds unless given.
+   *
+   * @ignore
+   */
+  patience?: HubOptions["patience"];
   /**
    * Distance from which all relative positions share the last bucket, instead of the config's; for models
    * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.

@@ -12,25 +12,11 @@
  */
 
 import { setImmediate } from "node:timers/promises";
-import {
-  choiceLosses,
-  declareParameters,
-  layOutChoices,
-  parameterCount,
-  type RankShape,
-  specialIds,
-} from "../../models/mod.ts";
+import { declareParameters, parameterCount, specialIds } from "../../models/mod.ts";
+import { choiceLosses, layOutChoices, type RankShape } from "../../models/rank.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import {
-  compile,
-  type Device,
-  type DeviceBuffer,
-  type Program,
-  type Readback,
-  type RunOptions,
-  type Stopwatch,
-  Workspace,
-} from "../../ops/mod.ts";
+import { compile, type Device, type Program, type RunOptions, Workspace } from "../../ops/mod.ts";
+import type { DeviceBuffer, Readback, Stopwatch } from "../../ops/program/device.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "../prompts/ids.ts";
@@ -49,7 +35,11 @@ export interface RankerOptions {
   batchTokens?: number;
   /** Prompts of a batch; by {@link RankerOptions.batchTokens} if absent. */
   batchSize?: number;
-  /** Ranks that share the batches, each with the model on a device of its own; this one alone if absent. */
+  /**
+   * Ranks that share the batches, each with the model on a device of its own; this one alone if absent.
+   *
+   * @ignore
+   */
   group?: Communicator;
 }
 
@@ -146,7 +136,11 @@ export class Ranker {
     this.#workspace = new Workspace(model.device);
   }
 
-  /** What was done so far. */
+  /**
+   * What was done so far.
+   *
+   * @ignore
+   */
   get statistics(): RankerStatistics {
     return {
       programs: this.#compiled,

@@ -14,7 +14,7 @@ export interface EvaluateWorkersJob
 /**
  * Evaluates a model on several devices. What is written is the same to the byte as on one of them.
  *
- * @throws {UserError} as `evaluateModel`, and if a device cannot be opened, fails or hangs; what is
+ * @throws {UserError} as `evaluate`, and if a device cannot be opened, fails or hangs; what is
  * finished by then is kept
  */
 export function evaluateByWorkers(

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type EvaluateJob, evaluateModel } from "../evaluate.ts";
+import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
 import { openRankDevice, type WorkerPlacement } from "../devices/open.ts";
 import { serveRank } from "../parallel/worker.ts";
@@ -29,7 +29,7 @@ serveRank<EvaluateArgs>(async (args, { group, interrupted, output }) => {
     () => loadModel(device, job.run, options),
   );
   try {
-    return await evaluateModel({ ...job, model: { ...loaded, name }, group, interrupted, output });
+    return await evaluate({ ...job, model: { ...loaded, name }, group, interrupted, output });
   } finally {
     loaded.destroy();
     device.destroy();

@@ -7,7 +7,7 @@
 
 import { UserError } from "../../ops/graph/errors.ts";
 import type { PresetName } from "../../models/mod.ts";
-import { gpuTarget } from "../../ops/mod.ts";
+import { gpuTarget } from "../../ops/gpu/target.ts";
 import { mib } from "../bench/report.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
 import { type MemoryPlan, planMemory } from "./memory.ts";

@@ -21,17 +21,6 @@ export interface Rendered {
   choices: string[] | null;
 }
 
-/** How {@link Template.apply} renders. */
-export interface ApplyOptions {
-  /**
-   * Whether to cut what each `{{ }}` prints at 2,048 code points, as promptsource does by default. It
-   * rewrites the source for that, and so in `{{ a + b }}` it cuts `b` alone.
-   */
-  truncate?: boolean;
-  /** Picks for the filters `choice` and `random` (default: the first item). Seed it, for training. */
-  choose?: Choose;
-}
-
 /** A template's entry in its file. */
 export interface TemplateSource {
   /** Unique in its file. */
@@ -67,7 +56,7 @@ export class RenderError extends Error {
   /** Always `"RenderError"`. */
   override name = "RenderError";
   /** The exception's name in Python. */
-  readonly kind: ErrorKind;
+  readonly kind: string;
   /** The template's name. */
   readonly template: string;
 
@@ -146,10 +135,19 @@ export class Template implements TemplateSource {
   /**
    * Renders the template for a row.
    *
+   * @param options `truncate`: whether to cut what each `{{ }}` prints at 2,048 code points, as promptsource
+   *   does by default, which rewrites the source for that, and so in `{{ a + b }}` cuts `b` alone; `choose`:
+   *   picks for the filters `choice` and `random`, of so many items; the first by default
    * @throws {RenderError} where promptsource raises
    * @throws {UserError} a template that does not compile
    */
-  apply(row: Row, { truncate = true, choose = chooseFirst }: ApplyOptions = {}): Rendered {
+  apply(
+    row: Row,
+    { truncate = true, choose = chooseFirst }: {
+      truncate?: boolean;
+      choose?: (n: number) => number;
+    } = {},
+  ): Rendered {
     const template = truncate ? this.#compiledTruncated() : this.#compiledPlain();
     if (Object.hasOwn(row, CHOICES)) {
       throw new RenderError("ValueError", this.name, `a row has the restricted field ${CHOICES}`);
@@ -166,7 +164,7 @@ export class Template implements TemplateSource {
    * @throws {RenderError} where promptsource raises
    * @throws {UserError} a template that does not compile
    */
-  answerChoicesList(row: Row, choose: Choose = chooseFirst): string[] | null {
+  answerChoicesList(row: Row, choose: (n: number) => number = chooseFirst): string[] | null {
     if (this.answerChoices === null) return null;
     if (this.#fixed) return [...this.#fixed];
     const template = this.#compiledChoices(this.answerChoices);

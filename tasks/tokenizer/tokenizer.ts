@@ -23,7 +23,22 @@ import { isPlain, UnigramCodec } from "./unigram_codec.ts";
 /** The parts of a tokenizer.json that are read here. */
 export interface TokenizerJson {
   /** Special tokens, and tokens that were added after training. */
-  added_tokens: AddedToken[];
+  added_tokens: {
+    /** Its id. */
+    id: number;
+    /** Its text. */
+    content: string;
+    /** Whether it only counts as a whole word. */
+    single_word?: boolean;
+    /** Whether it swallows white space before it. */
+    lstrip?: boolean;
+    /** Whether it swallows white space after it. */
+    rstrip?: boolean;
+    /** Whether it is looked for in the normalised text. */
+    normalized?: boolean;
+    /** Whether it is a control token. */
+    special?: boolean;
+  }[];
   /** How text is normalised before it is split; null for not at all. */
   normalizer: unknown;
   /** How text is split into words. */
@@ -39,22 +54,7 @@ export interface TokenizerJson {
 }
 
 /** A token that is recognised in the text before anything else. */
-export interface AddedToken {
-  /** Its id. */
-  id: number;
-  /** Its text. */
-  content: string;
-  /** Whether it only counts as a whole word. */
-  single_word?: boolean;
-  /** Whether it swallows white space before it. */
-  lstrip?: boolean;
-  /** Whether it swallows white space after it. */
-  rstrip?: boolean;
-  /** Whether it is looked for in the normalised text. */
-  normalized?: boolean;
-  /** Whether it is a control token. */
-  special?: boolean;
-}
+export type AddedToken = TokenizerJson["added_tokens"][number];
 
 interface Codec {
   encode(text: string): Uint32Array;

@@ -10,9 +10,10 @@ import {
   parameterShapes,
   prepareMetroBatch,
   preset,
-  SPECIAL,
 } from "../../models/mod.ts";
-import { compile, openDevice, Random, StateMemory } from "../../ops/mod.ts";
+import { SPECIAL } from "../../models/config.ts";
+import { compile, openDevice, StateMemory } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { gpuTest } from "../gpu.ts";
 
 gpuTest(

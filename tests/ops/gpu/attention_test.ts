@@ -1,13 +1,14 @@
 import assert from "node:assert/strict";
 import { attentionBackward, attentionForward } from "../../../ops/gpu/attention.ts";
 import type { Dispatch } from "../../../ops/gpu/kernel.ts";
-import { openDevice, Random } from "../../../ops/mod.ts";
+import { openDevice } from "../../../ops/mod.ts";
 import {
   type AttentionInputs,
   attentionReference,
   attentionReferenceBackward,
 } from "../../../ops/primitives/attention_reference.ts";
 import type { AttentionSpec } from "../../../ops/primitives/attention_spec.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import { gpuTest } from "../../gpu.ts";
 import { runKernels } from "./run_kernels.ts";
 

@@ -12,18 +12,19 @@ import {
   maskId,
   metro,
   metroInputs,
-  metroLogits,
   type ModelConfig,
-  NONE,
   type ObjectiveConfig,
   parameterShapes,
-  PARTS,
   prepareMetroBatch,
   preset,
-  SPECIAL,
-  transpose,
 } from "../../../models/mod.ts";
-import { evaluate, grad, key, Random, type Tensor } from "../../../ops/mod.ts";
+import { NONE } from "../../../models/metro_batch.ts";
+import { PARTS } from "../../../models/parameters.ts";
+import { SPECIAL } from "../../../models/config.ts";
+import { transpose } from "../../../models/names.ts";
+import { metroLogits } from "../../../models/metro.ts";
+import { grad, interpret, type Tensor } from "../../../ops/mod.ts";
+import { key, Random } from "../../../ops/graph/random.ts";
 import { writeTensors } from "../../../tasks/checkpoints/save.ts";
 
 /** What to write. */
@@ -85,7 +86,7 @@ export async function writeOracle(folder: string, spec: OracleSpec) {
   const steps = [], noises: Uint32Array[] = [];
   let first: Vectors = {};
   for (let t = 1; t <= UPDATES; t++) {
-    const values = evaluate([...outputs, ...gradients], {
+    const values = interpret([...outputs, ...gradients], {
       values: { ...weights, ...inputs },
       run: { key: t, scalars: lossScalars(objective, counts, counts) },
     });
@@ -141,7 +142,7 @@ export async function writeOracle(folder: string, spec: OracleSpec) {
   const heads: Record<string, Tensor> = Object.fromEntries(
     Object.entries(metroLogits(parameters, model, given, given.noise!, objective)),
   );
-  const logits = evaluate(Object.values(heads), {
+  const logits = interpret(Object.values(heads), {
     values: { ...before, ...inputs, noise: noises[0] },
   });
   const shapes: Record<string, number[]> = {
