@@ -6,14 +6,13 @@
 import { join } from "node:path";
 import process from "node:process";
 import { interruption, main } from "../tasks/command/cli.ts";
-import { finetune } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
 import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";
 import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
 import { resumeOf } from "../tasks/checkpoints/run_folder.ts";
-import { train } from "../tasks/launch/train.ts";
+import { finetuneOnDevices } from "../tasks/launch/finetune.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
 
@@ -49,7 +48,6 @@ await main(async () => {
   const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...others } = flags;
   const { devices = "1", adapter, threads, retries, requeue = false, ...more } = others;
   const { timeout = OPTIONS.timeout.default, ...given } = more;
-  const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
   const job = {
@@ -62,10 +60,10 @@ await main(async () => {
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
   };
-  const finished = await train({
-    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/launch/finetune_rank.ts", import.meta.url),
-  }, finetune);
+  const finished = await finetuneOnDevices(job, {
+    ...{ devices: parseDevices(devices), adapter, threads, timeout, retries, interrupted },
+    output: process.stderr,
+  });
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,
   );

@@ -162,6 +162,28 @@ export async function resolveTasks(
  * ranks, where all have the same kind of device.
  *
  * @throws {UserError} for missing tasks, and for unusable rows unless they are skipped
+ *
+ * @example
+ * ```ts
+ * import { evaluate, loadModel, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const { results } = await evaluate({
+ *   ...{ model, run, out: `${run}/eval`, limit: 2 },
+ *   ...{ tasks: ["film_notes"], data: "data/tasks", templates: "data/templates" },
+ * });
+ * model.destroy();
+ * assert.equal(results[0].column, "film_notes");
+ * assert.equal(results[0].examples, 2);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
   const { model, out, output = process.stderr, group = alone() } = job;

@@ -93,6 +93,29 @@ const LOOKED_AT = 100;
  * @returns the finetuning run's folder and its metric records
  * @throws {UserError} for unusable rows, templates, settings, folder or device, and for a loss that is not
  * finite
+ *
+ * @example
+ * ```ts
+ * import { finetune, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const finetuned = await finetune({
+ *   run,
+ *   given: {
+ *     ...{ data: "data/tasks", templates: "data/templates", mixture: ["film_notes"] },
+ *     ...{ updates: 1, batchSize: 4, window: 16, evaluateExamples: 0 },
+ *   },
+ * });
+ * assert.equal(finetuned.run, `${run}/film_notes`);
+ * assert.equal(finetuned.metrics[0].update, 1);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export async function finetune(
   job: FinetuneJob,

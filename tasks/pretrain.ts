@@ -99,6 +99,25 @@ export interface PretrainJob {
  *
  * @returns the run folder's last metric records
  * @throws {UserError} for unusable text, settings, folder or device, and for a loss that is not finite
+ *
+ * @example
+ * ```ts
+ * import { pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * const [record] = await pretrain({
+ *   run,
+ *   given: {
+ *     text: ["data/corpus/answers_1.txt"],
+ *     ...{ vocabSize: 300, heldOut: 0, updates: 1, batchTokens: 512 }, // the preset says the rest
+ *   },
+ * });
+ * assert.equal(record.update, 1);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const output = job.output ?? process.stderr;

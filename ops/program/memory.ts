@@ -33,11 +33,18 @@ interface Place {
  *
  * @example
  * ```ts
- * import { layout } from "./memory.ts";
+ * import { add, compile, openDevice, scalar, state, StateMemory } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
- * const { slabs } = layout([["a", [3]], ["b", [100]]]);
- * assert.deepEqual(slabs, [768]); // bytes: 256 for a, 512 for b
+ * const n = state("n", []), device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const memory = new StateMemory(device, [["n", n.shape]], "shared");
+ * const shared = { state: memory };
+ * const up = compile(device, { name: "up", updates: [[n, add(n, scalar(1))]] }, shared);
+ * const show = compile(device, { name: "show", outputs: { now: add(n, n) } }, shared);
+ * up.run();
+ * show.run();
+ * assert.deepEqual(await show.read("now"), Float32Array.of(2));
+ * for (const owner of [up, show, memory, device]) owner.destroy();
  * ```
  */
 export class StateMemory {
@@ -167,6 +174,15 @@ export class StateMemory {
  *
  * @param multiple slabs have a multiple of so many bytes; itself a multiple of {@link ALIGN}
  * @returns places by name, and the size of every slab in bytes
+ *
+ * @example
+ * ```ts
+ * import { layout } from "./memory.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { slabs } = layout([["a", [3]], ["b", [100]]]);
+ * assert.deepEqual(slabs, [768]); // bytes: 256 for a, 512 for b
+ * ```
  */
 export function layout(
   tensors: Iterable<[string, readonly number[]]>,
@@ -188,6 +204,20 @@ export function layout(
 /**
  * Buffers that programs share for intermediate values: programs run one after the other, and nothing in
  * the workspace outlives a run.
+ *
+ * @example
+ * ```ts
+ * import { compile, exp, input, openDevice, sum, Workspace } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const workspace = new Workspace(device), total = sum(exp(input("x", [100])));
+ * const one = compile(device, { name: "one", outputs: { total } }, { workspace });
+ * const held = workspace.bytes;
+ * const two = compile(device, { name: "two", outputs: { total } }, { workspace });
+ * assert.equal(workspace.bytes, held);
+ * for (const owner of [one, two, workspace, device]) owner.destroy();
+ * ```
  */
 export class Workspace {
   readonly #device: Device;

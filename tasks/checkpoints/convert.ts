@@ -38,7 +38,7 @@ import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
  *
  * @example
  * ```ts ignore
- * import { convertModel } from "./convert.ts";
+ * import { convertModel } from "@metro/t0/tasks";
  *
  * const { tensors } = await convertModel("runs/base-metro/T0", "metro_t0_base");
  * console.log(tensors); // 523
@@ -86,11 +86,19 @@ export async function convertModel(
  * @throws {UserError} if the source is not usable
  *
  * @example
- * ```ts ignore
- * import { convertTokenizer } from "./convert.ts";
+ * ```ts
+ * import { convertTokenizer, trainTokenizer } from "@metro/t0/tasks";
+ * import { mkdtemp, rm, writeFile } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const tokenizer = await convertTokenizer("metro_vocab/vocab_32k", "metro_tokenizer");
- * console.log(tokenizer.rows); // 33280
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), file = `${folder}/small.json`;
+ * const options = { vocabSize: 262, lowercase: true, sentinels: 8 };
+ * const json = await trainTokenizer(["to be or not to be"], options);
+ * await writeFile(file, JSON.stringify(json));
+ * const tokenizer = await convertTokenizer(file, `${folder}/small`);
+ * assert.equal(tokenizer.rows, 270);
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function convertTokenizer(source: string, out: string): Promise<Tokenizer> {

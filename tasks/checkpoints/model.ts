@@ -315,8 +315,7 @@ export async function withParameters<T>(
  *
  * @example
  * ```ts ignore
- * import { generate } from "../generate/generate.ts";
- * import { loadModel } from "./model.ts";
+ * import { generate, loadModel } from "@metro/t0";
  *
  * const model = await loadModel("gonglinyuan/metro_t0pp_base");
  * console.log(await generate(model, "Is this review positive or negative? A great film!"));
@@ -332,14 +331,22 @@ export function loadModel(source: string, options?: ModelOptions): Promise<Loade
  * limits do not allow the model
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { loadModel } from "./model.ts";
+ * ```ts
+ * import { loadModel, openDevice, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const device = await openDevice();
- * const model = await loadModel(device, "runs/tiny-t0");
- * console.log(model.config.dModel, model.tokenizer.vocabSize);
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const device = await openDevice({ adapter: "cpu" });
+ * const model = await loadModel(device, run);
+ * assert.equal(model.tokenizer.vocabSize, 300);
  * model.destroy();
+ * device.destroy();
+ * await rm(folder, { recursive: true });
  * ```
  */
 export function loadModel(

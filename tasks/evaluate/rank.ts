@@ -95,6 +95,26 @@ interface Section {
  *
  * Calls of {@link Ranker.scores} take turns. Who makes the next call before awaiting the last one leaves
  * the device no pause in between.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, pretrain, Ranker } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run), ranker = new Ranker(model);
+ * const prompts = ["A dull, slow film. Good or bad?", "A joy to watch. Good or bad?"];
+ * const scores = await ranker.scores(prompts.map((text) => ranker.request(text, ["good", "bad"])));
+ * ranker.destroy();
+ * model.destroy();
+ * assert.deepEqual(scores.map(({ length }) => length), [2, 2]);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export class Ranker {
   readonly #model: LoadedModel;
@@ -580,14 +600,21 @@ const rankers = new WeakMap<LoadedModel, Ranker>();
  * @throws {UserError} for an empty prompt or choice
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { loadModel } from "../checkpoints/model.ts";
- * import { rank } from "./rank.ts";
+ * ```ts
+ * import { loadModel, pretrain, rank } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const model = await loadModel(await openDevice(), "runs/tiny-metro/all");
- * const { best } = await rank(model, "A dull, slow film. Good or bad?", ["good", "bad"]);
- * console.log(["good", "bad"][best]);
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const { scores, best } = await rank(model, "A dull, slow film. Good or bad?", ["good", "bad"]);
+ * model.destroy();
+ * assert.equal(scores[best], Math.max(...scores));
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function rank(

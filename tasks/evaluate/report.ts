@@ -29,6 +29,25 @@ import { resultsPage } from "./plots.ts";
  * @param place the evaluated run, the folder of its results, and results of other runs to put beside it
  * @returns lines for the terminal
  * @throws {UserError} if nothing was evaluated, or two of the runs to compare are the same
+ *
+ * @example
+ * ```ts
+ * import { type TemplateResult, writeEvaluation } from "@metro/t0/tasks";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const result: TemplateResult = {
+ *   dataset_name: "trec", dataset_config_name: null, template_name: "a",
+ *   evaluation: { accuracy: 0.5 }, model_name_or_path: "runs/a", split: "test",
+ *   column: "trec", task: "topic", examples: 2, correct: "10", skipped: {},
+ * };
+ * const none = { missing: [], programs: 0, paddingOverhead: 0, hostShare: 0, bad: [] };
+ * const out = await mkdtemp(`${tmpdir()}/eval-`);
+ * const lines = await writeEvaluation({ results: [result], ...none }, { run: "runs/a", out });
+ * assert.match(lines.join("\n"), /trec +1 +50\.00/);
+ * await rm(out, { recursive: true });
+ * ```
  */
 export async function writeEvaluation(
   { results, missing, programs, paddingOverhead, hostShare, bad }: Evaluation,

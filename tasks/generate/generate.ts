@@ -291,13 +291,21 @@ const generators = new WeakMap<GenerationModel, Generator>();
  * @throws {UserError} an empty prompt, or an option out of its range
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { generate } from "./generate.ts";
- * import { loadModel } from "../checkpoints/model.ts";
+ * ```ts
+ * import { generate, loadModel, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const model = await loadModel(await openDevice(), "runs/my-model");
- * console.log(await generate(model, "Is this review positive or negative? A great film!"));
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const answer = await generate(model, "Is rain wet? Yes or no?", { maxTokens: 4 });
+ * model.destroy();
+ * assert.equal(typeof answer, "string");
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function generate(

@@ -177,11 +177,13 @@ export class Tokenizer {
  * @throws {UserError} naming the file if it is missing or not usable
  *
  * @example
- * ```ts ignore
- * import { loadTokenizer } from "./tokenizer.ts";
+ * ```ts
+ * import { loadTokenizer, trainTokenizer } from "@metro/t0";
+ * import assert from "node:assert/strict";
  *
- * const tokenizer = loadTokenizer("metro_vocab/vocab_32k"); // lower-cases: the default
- * console.log(tokenizer.encode("Is this review positive?"));
+ * const options = { vocabSize: 262, lowercase: true, sentinels: 8 };
+ * const tokenizer = loadTokenizer(await trainTokenizer(["to be or not to be"], options));
+ * assert.equal(tokenizer.decode(tokenizer.encode("Not to be")), "not to be");
  * ```
  */
 export function loadTokenizer(source: TokenizerJson | string): Tokenizer {
