@@ -1,6 +1,17 @@
 /**
  * METRO: pretrain METRO-T5, finetune it on prompts and evaluate it zero-shot, on WebGPU or the processor.
  *
+ * Here is what most users need. All of it, and more, is in `@metro/t0/ops` (tensors, differentiation,
+ * programs), `@metro/t0/models` (the models and objectives of the paper) and `@metro/t0/tasks` (the jobs).
+ *
+ * ```ts ignore
+ * import { generate, loadModel, rank } from "@metro/t0";
+ *
+ * const model = await loadModel("runs/tiny-metro/all"); // or a name on the Hugging Face Hub
+ * const { best, scores } = await rank(model, "The soup was cold. Good or bad?", ["good", "bad"]);
+ * console.log(best, scores, await generate(model, "Is rain wet? Yes or no?"));
+ * ```
+ *
  * @module
  */
 

@@ -143,8 +143,7 @@ export type ModelConfig = MetroModel | T5Model;
  *
  * @example
  * ```ts
- * import { isT5 } from "./config.ts";
- * import { preset } from "./presets.ts";
+ * import { isT5, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(isT5(preset("base").model), false);
@@ -212,7 +211,7 @@ export interface ObjectiveConfig {
  *
  * @example
  * ```ts
- * import { maskId } from "./config.ts";
+ * import { maskId } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(maskId({ vocabSize: 33_280, sentinels: 512 }), 32_768);
@@ -230,8 +229,7 @@ export function maskId(config: Pick<ModelConfig, "vocabSize" | "sentinels">): nu
  *
  * @example
  * ```ts
- * import { specialIds } from "./config.ts";
- * import { preset } from "./presets.ts";
+ * import { preset, specialIds } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(specialIds(preset("base").model), { pad: 1, eos: 2, start: 2 });

@@ -43,8 +43,7 @@ const T5_POSITIONS = 4096;
  *
  * @example
  * ```ts
- * import { hubConfig, modelFromHubConfig } from "./hub_config.ts";
- * import { preset } from "./presets.ts";
+ * import { hubConfig, modelFromHubConfig, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("large++", "release");
@@ -184,8 +183,7 @@ function quoted(value: unknown): string {
  *
  * @example
  * ```ts
- * import { hubConfig } from "./hub_config.ts";
- * import { preset } from "./presets.ts";
+ * import { hubConfig, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const json = hubConfig(preset("base").model);

@@ -103,8 +103,7 @@ function linearMap(outputs: number): Fill {
  *
  * @example
  * ```ts
- * import { initialize } from "./initialize.ts";
- * import { preset } from "./presets.ts";
+ * import { initialize, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const values = initialize(preset("tiny").model, 1);

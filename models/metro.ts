@@ -112,8 +112,7 @@ export type MetroSums = MetroOutputs["sums"];
  *
  * @example
  * ```ts
- * import { metroInputs } from "./metro.ts";
- * import { preset } from "./presets.ts";
+ * import { metroInputs, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(metroInputs(preset("base").objective, 2, 512).positions.shape, [2, 80]);
@@ -146,8 +145,7 @@ export function metroInputs(
  *
  * @example
  * ```ts
- * import { lossScalars } from "./metro.ts";
- * import { preset } from "./presets.ts";
+ * import { lossScalars, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const counts = { selected: 10, tokens: 100 };
@@ -187,10 +185,8 @@ export function lossScalars(
  *
  * @example
  * ```ts
- * import { metro, metroInputs } from "./metro.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { grad } from "../ops/mod.ts";
+ * import { declareParameters, metro, metroInputs, preset } from "@metro/t0/models";
+ * import { grad } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny"), p = declareParameters(model);

@@ -75,8 +75,7 @@ export function slotsPerSequence(objective: ObjectiveConfig, length: number): nu
  *
  * @example
  * ```ts
- * import { prepareMetroBatch } from "./metro_batch.ts";
- * import { preset } from "./presets.ts";
+ * import { prepareMetroBatch, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny");

@@ -2,6 +2,22 @@
  * The models: presets, parameters, METRO's objective and the sequence-to-sequence one, and the names by
  * which others know their weights.
  *
+ * A {@link preset} has the sizes and settings of a model of the paper. A model is a pure function of its
+ * {@link declareParameters | parameters}: {@link metro} is the pretraining objective, {@link seq2seq} that of
+ * the T5 baseline and of finetuning, {@link encode} and {@link decode} the stacks that both consist of.
+ *
+ * ```ts
+ * import { grad } from "@metro/t0/ops";
+ * import { declareParameters, metro, metroInputs, preset } from "@metro/t0/models";
+ * import assert from "node:assert/strict";
+ *
+ * const { model, objective } = preset("base");
+ * const parameters = declareParameters(model);
+ * const { loss } = metro(parameters, model, objective, metroInputs(objective, 4, 512));
+ * const gradients = grad(loss, Object.values(parameters));
+ * assert.deepEqual(gradients[0].shape, Object.values(parameters)[0].shape);
+ * ```
+ *
  * @module
  */
 

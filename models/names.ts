@@ -220,8 +220,7 @@ export interface ForeignTensor {
  *
  * @example
  * ```ts
- * import { foreignNames } from "./names.ts";
- * import { preset } from "./presets.ts";
+ * import { foreignNames, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const names = foreignNames(preset("base").model, "release", ["main"]);
@@ -295,8 +294,7 @@ export function foreignShapes(
  *
  * @example
  * ```ts
- * import { ourNames } from "./names.ts";
- * import { preset } from "./presets.ts";
+ * import { ourNames, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const names = ourNames(preset("base").model, "release", ["main"]);

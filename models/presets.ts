@@ -409,7 +409,7 @@ const CHANGES: Readonly<Record<PresetName, Settings>> = {
  *
  * @example
  * ```ts
- * import { preset } from "./presets.ts";
+ * import { preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(preset("large++", "paper").model.relativeBuckets, 64);

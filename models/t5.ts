@@ -52,7 +52,7 @@ export interface Seq2SeqOutputs {
  *
  * @example
  * ```ts
- * import { seq2seqInputs } from "./t5.ts";
+ * import { seq2seqInputs } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(seq2seqInputs(2, { source: 496, target: 112 }).source.shape, [2, 496]);
@@ -77,9 +77,7 @@ export function seq2seqInputs(
  *
  * @example
  * ```ts
- * import { seq2seq, seq2seqInputs } from "./t5.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
+ * import { declareParameters, preset, seq2seq, seq2seqInputs } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny");
@@ -144,8 +142,7 @@ export interface T5Batch {
  *
  * @example
  * ```ts
- * import { prepareT5Batch } from "./t5.ts";
- * import { preset } from "./presets.ts";
+ * import { prepareT5Batch, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const batch = { tokens: new Uint32Array(64).fill(9), length: 64, sequences: [[0, 0] as const] };

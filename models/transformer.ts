@@ -32,10 +32,8 @@ import { relativeBuckets, t5Buckets } from "./relative.ts";
  *
  * @example
  * ```ts
- * import { encode } from "./transformer.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { input } from "../ops/mod.ts";
+ * import { declareParameters, encode, preset } from "@metro/t0/models";
+ * import { input } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny");
@@ -76,10 +74,8 @@ export function encode(
  *
  * @example
  * ```ts
- * import { decode, encode } from "./transformer.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { input } from "../ops/mod.ts";
+ * import { declareParameters, decode, encode, preset } from "@metro/t0/models";
+ * import { input } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny"), p = declareParameters(model);

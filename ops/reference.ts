@@ -25,9 +25,7 @@ import {
  *
  * @example
  * ```ts
- * import { interpret } from "./reference.ts";
- * import { sum } from "./primitives/reduce.ts";
- * import { state } from "./graph/tensor.ts";
+ * import { interpret, state, sum } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const [s] = interpret([sum(state("x", [3]))], { values: { x: [1, 2, 3] } });

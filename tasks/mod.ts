@@ -1,6 +1,28 @@
 /**
  * The jobs: pretrain a model, finetune it on prompts, evaluate it, ask it; and what they are made of.
  *
+ * - {@link pretrain}, {@link finetune} and {@link evaluate} run on one device,
+ *   {@link pretrainOnDevices}, {@link finetuneOnDevices} and {@link evaluateOnDevices} on all that a machine
+ *   has. Their `given` are the flags of the commands.
+ * - {@link loadModel} reads a run, a folder, or a model of the Hugging Face Hub, for {@link generate},
+ *   {@link rank}, and, with many prompts, {@link Generator} and {@link Ranker}.
+ * - {@link trainTokenizer} and {@link trainUnigram} make vocabularies, {@link loadTokenizer} reads them.
+ * - {@link mixtureDatasets} and {@link T0_EVAL} are what T0 learns from and is judged by;
+ *   {@link openTemplates} and {@link readRows} read prompts and rows.
+ * - {@link readResults}, {@link summarize}, {@link compareRuns} and {@link writeEvaluation} make tables of
+ *   results, {@link readMetrics} reads what a run measured.
+ *
+ * ```ts ignore
+ * import { finetune, generate, loadModel, pretrain } from "@metro/t0";
+ *
+ * await pretrain({ run: "runs/mine", given: { preset: "small", text: ["my/texts"] } });
+ * const { run } = await finetune({
+ *   run: "runs/mine",
+ *   given: { mixture: ["all"], data: "my/rows", templates: "my/templates" },
+ * });
+ * console.log(await generate(await loadModel(run), "Is rain wet? Yes or no?"));
+ * ```
+ *
  * @module
  */
 

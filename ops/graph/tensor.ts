@@ -194,7 +194,7 @@ export const CONSTANT: Primitive<SourceAttrs> = {
  *
  * @example
  * ```ts
- * import { state } from "./tensor.ts";
+ * import { state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(state("w", [2, 3]).shape, [2, 3]);

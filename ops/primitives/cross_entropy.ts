@@ -205,8 +205,7 @@ export interface CrossEntropy {
  *
  * @example
  * ```ts
- * import { crossEntropy } from "./cross_entropy.ts";
- * import { input, state } from "../graph/tensor.ts";
+ * import { crossEntropy, input, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { nll } = crossEntropy(state("h", [6, 8]), state("E", [50, 8]), input("y", [6], "u32"));

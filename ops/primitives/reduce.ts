@@ -115,8 +115,7 @@ export function sumRows(x: Tensor): Tensor {
  *
  * @example
  * ```ts
- * import { sum } from "./reduce.ts";
- * import { state } from "../graph/tensor.ts";
+ * import { state, sum } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(sum(state("x", [2, 3])).shape, []);

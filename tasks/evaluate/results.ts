@@ -272,7 +272,7 @@ export async function finished(
  *
  * @example
  * ```ts
- * import { readResults } from "./results.ts";
+ * import { readResults } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * await assert.rejects(readResults("no-such-folder"), /no-such-folder: no such folder/);
@@ -351,7 +351,7 @@ function parseResult(text: string, path: string): TemplateResult {
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize, type TemplateResult } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const result = (template_name: string, correct: string, accuracy: number): TemplateResult => ({
@@ -599,7 +599,7 @@ function remarks({ average, notes }: Summary): string[] {
  *
  * @example
  * ```ts
- * import { compareRuns, type TemplateResult } from "./results.ts";
+ * import { compareRuns, type TemplateResult } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const run = (name: string, correct: string) => {

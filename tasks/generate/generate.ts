@@ -105,11 +105,9 @@ const BLOCK = 32;
  *
  * @example
  * ```ts
- * import { openDevice, StateMemory } from "../../ops/mod.ts";
- * import { initialize, maskId, parameterShapes, preset } from "../../models/mod.ts";
- * import { Generator } from "./generate.ts";
- * import { Tokenizer } from "../tokenizer/tokenizer.ts";
- * import { trainTokenizer } from "../tokenizer/train_bpe.ts";
+ * import { Generator, Tokenizer, trainTokenizer } from "@metro/t0/tasks";
+ * import { initialize, maskId, parameterShapes, preset } from "@metro/t0/models";
+ * import { openDevice, StateMemory } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const json = await trainTokenizer(["to be or not"], { vocabSize: 260, lowercase: true, sentinels: 8 });

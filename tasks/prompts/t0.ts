@@ -147,7 +147,7 @@ export const MIXTURES: Readonly<Record<MixtureName, readonly MixturePart[]>> = {
  *
  * @example
  * ```ts
- * import { mixtureDatasets } from "./t0.ts";
+ * import { mixtureDatasets } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * assert.equal(mixtureDatasets("T0").length, 38);

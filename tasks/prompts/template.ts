@@ -73,7 +73,7 @@ export class RenderError extends Error {
  *
  * @example
  * ```ts
- * import { Template } from "./template.ts";
+ * import { Template } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const template = new Template({

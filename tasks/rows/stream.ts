@@ -37,7 +37,7 @@ export interface ReadRow {
  *
  * @example
  * ```ts
- * import { readRows } from "./stream.ts";
+ * import { readRows } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const folder = await Deno.makeTempDir();

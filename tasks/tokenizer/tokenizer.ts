@@ -74,8 +74,7 @@ interface Codec {
  *
  * @example
  * ```ts
- * import { trainTokenizer } from "./train_bpe.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainTokenizer } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["to be or not to be", "be or not"];

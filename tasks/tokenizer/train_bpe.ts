@@ -41,8 +41,7 @@ const MIN_COUNT = 2;
  *
  * @example
  * ```ts
- * import { trainTokenizer } from "./train_bpe.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainTokenizer } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["low lower lowest", "new newer newest"];

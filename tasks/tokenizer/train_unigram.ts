@@ -38,8 +38,7 @@ const SLACK = 1.1;
  *
  * @example
  * ```ts
- * import { trainUnigram } from "./train_unigram.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainUnigram } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["low lower lowest", "new newer newest"];
