@@ -36,7 +36,6 @@ export {
   preset,
   type PresetName,
   PRESETS,
-  type Source,
 } from "./presets.ts";
 export {
   declareParameters,

@@ -4,7 +4,7 @@
  * @module
  */
 import process from "node:process";
-import { bench, BENCH_OPTIONS, benchJob } from "../tasks/bench/bench.ts";
+import { bench, BENCH_OPTIONS, benchJob, PARALLEL } from "../tasks/bench/bench.ts";
 import { benchParallel, onePreset, parallelTable } from "../tasks/bench/parallel.ts";
 import { tables } from "../tasks/bench/report.ts";
 import { main } from "../tasks/command/cli.ts";
@@ -51,8 +51,9 @@ await main(async () => {
     const adapter = isFew ? "cpu" : flags.adapter;
     const placement = await prepareAdapters({ ranks, adapter, threads });
     const onGpu = placement.adapter === "gpu";
-    const tokens = flags.rankTokens ?? (onGpu ? resolvePretrain({ preset }, []).microBatch : 1024);
-    const repeat = flags.repeat ?? (onGpu ? 10 : 3), output = process.stderr;
+    const tokens = flags.rankTokens ??
+      (onGpu ? resolvePretrain({ preset }, []).microBatch : PARALLEL.cpuTokens);
+    const repeat = flags.repeat ?? PARALLEL.repeat[onGpu ? "gpu" : "cpu"], output = process.stderr;
     const report = await benchParallel({ preset, tokens, repeat, placement, output });
     await write(report);
     console.log(parallelTable(report));

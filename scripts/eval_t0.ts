@@ -56,7 +56,12 @@ const OPTIONS = describe({
   },
   limit: { type: "integer", min: 1, help: "Rows of each task at most." },
   batchSize: { type: "integer", min: 1, help: "Prompts of a batch. Default: as many as suit." },
-  batchTokens: { type: "integer", min: 1, unit: "tokens", help: "Padded tokens of a batch." },
+  batchTokens: {
+    type: "integer",
+    min: 1,
+    unit: "tokens",
+    help: "Padded tokens of a batch. Default: what keeps the device busy.",
+  },
   seed: { type: "integer", min: 0, default: 1, help: "Seed of the templates' random choices." },
   out: {
     type: "path",

@@ -9,8 +9,9 @@ import { interruption, main } from "../tasks/command/cli.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
 import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";
-import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
+import { finetuneDefaults } from "../tasks/config/help_defaults.ts";
 import { resumeOf } from "../tasks/checkpoints/run_folder.ts";
 import { finetuneOnDevices } from "../tasks/launch/finetune.ts";
 
@@ -42,12 +43,13 @@ const PAGE = {
 };
 
 await main(async () => {
-  if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const flags = parseFlags(OPTIONS, Deno.args);
+  if (wantsHelp(Deno.args)) {
+    return console.log(help(OPTIONS, { ...PAGE, ...finetuneDefaults(Deno.args) }));
+  }
+  const flags = { ...defaults(FINETUNE_COMMAND), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const { run, model, relativeMaxDistance, out, resume = false, workers = 1, ...others } = flags;
-  const { devices = "1", adapter, threads, retries, requeue = false, ...more } = others;
-  const { timeout = OPTIONS.timeout.default, ...given } = more;
+  const { run, model, relativeMaxDistance, out, resume, workers, devices, ...others } = flags;
+  const { adapter, threads, timeout, retries, requeue, ...given } = others;
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
   const job = {

@@ -7,13 +7,20 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import { UserError } from "../ops/graph/errors.ts";
 import { main } from "../tasks/command/cli.ts";
-import { generate, STRATEGIES, type Strategy } from "../tasks/generate/generate.ts";
+import {
+  generate,
+  GENERATE_DEFAULTS,
+  STRATEGIES,
+  type Strategy,
+} from "../tasks/generate/generate.ts";
 import { help } from "../tasks/command/help.ts";
 import { finetunedRun, loadModel } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
 import { openAlone } from "../tasks/devices/prepare.ts";
+
+const DEFAULTS = GENERATE_DEFAULTS;
 
 const OPTIONS = describe({
   words: {
@@ -37,33 +44,34 @@ const OPTIONS = describe({
   strategy: {
     type: "choice",
     choices: STRATEGIES,
-    default: "greedy",
+    default: DEFAULTS.strategy,
     help: "greedy takes the most probable token, beam searches, sample draws.",
   },
   maxTokens: {
     type: "integer",
     min: 1,
     unit: "tokens",
-    help: "Most tokens of an answer. Default: 64.",
+    help: "Most tokens of an answer; no more than the model has positions.",
+    default: DEFAULTS.maxTokens,
   },
   beams: {
     group: "Beam search",
     type: "integer",
     min: 1,
-    default: 4,
+    default: DEFAULTS.beams,
     help: "Beginnings that are kept.",
   },
   lengthPenalty: {
     group: "Beam search",
     type: "number",
-    default: 1,
+    default: DEFAULTS.lengthPenalty,
     help: "Answers are ranked by log-probability / length ^ this: more favours long ones.",
   },
   temperature: {
     group: "Sampling",
     type: "number",
     above: 0,
-    default: 1,
+    default: DEFAULTS.temperature,
     help: "Less than 1 is less random.",
   },
   topP: {
@@ -71,20 +79,20 @@ const OPTIONS = describe({
     type: "number",
     above: 0,
     max: 1,
-    default: 1,
+    default: DEFAULTS.topP,
     help: "Draw among the fewest tokens that have this share of the probability.",
   },
   topK: {
     group: "Sampling",
     type: "integer",
     min: 0,
-    default: 0,
+    default: DEFAULTS.topK,
     help: "Draw among so many most probable tokens; 0 for all.",
   },
   seed: {
     group: "Sampling",
     type: "integer",
-    default: 1,
+    default: DEFAULTS.seed,
     help: "The same seed gives the same answer.",
   },
   ...ADAPTER_OPTIONS,

@@ -7,6 +7,7 @@ import { UserError } from "../ops/graph/errors.ts";
 import { main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
 import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { pretrainDefaults } from "../tasks/config/help_defaults.ts";
 import { PLAN_OPTIONS, planRun } from "../tasks/plan/plan.ts";
 import { examplesText, paperExamples } from "../tasks/plan/examples.ts";
 import { planText } from "../tasks/plan/print.ts";
@@ -39,7 +40,9 @@ const PAGE = {
 };
 
 await main(async () => {
-  if (wantsHelp(Deno.args)) return console.log(help(PLAN_OPTIONS, PAGE));
+  if (wantsHelp(Deno.args)) {
+    return console.log(help(PLAN_OPTIONS, { ...PAGE, ...pretrainDefaults(Deno.args, "base") }));
+  }
   const flags = parseFlags(PLAN_OPTIONS, Deno.args);
   if (flags.examples) {
     if (Object.keys(flags).length > 1) throw new UserError("--examples: expected no other flags");

@@ -7,8 +7,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { interruption, main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
-import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
+import { pretrainDefaults } from "../tasks/config/help_defaults.ts";
 import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
 import { pretrainOnDevices } from "../tasks/launch/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
@@ -40,11 +41,12 @@ const PAGE = {
 };
 
 await main(async () => {
-  if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const flags = parseFlags(OPTIONS, Deno.args);
-  const { run, resume = false, packed, workers = 1, ...others } = flags;
-  const { devices = "1", adapter, threads, retries, requeue = false, ...more } = others;
-  const { timeout = OPTIONS.timeout.default, ...given } = more;
+  if (wantsHelp(Deno.args)) {
+    return console.log(help(OPTIONS, { ...PAGE, ...pretrainDefaults(Deno.args) }));
+  }
+  const flags = { ...defaults(PRETRAIN_COMMAND), ...parseFlags(OPTIONS, Deno.args) };
+  const { run, resume, packed, workers, devices, adapter, threads, ...others } = flags;
+  const { timeout, retries, requeue, ...given } = others;
   const goesOn = resumeOf({ resume, requeue });
   const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
   const folder = run ?? await unnamedRun(name, goesOn);

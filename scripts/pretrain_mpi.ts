@@ -8,8 +8,9 @@ import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
-import { describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICES } from "../tasks/config/device_flags.ts";
+import { pretrainDefaults } from "../tasks/config/help_defaults.ts";
 import { mpiEnvironment } from "../tasks/parallel/mpi/group.ts";
 import { launch, pretrainUnderMpi } from "../tasks/launch/mpi.ts";
 import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
@@ -64,11 +65,12 @@ const PAGE = {
 };
 
 await main(async () => {
-  if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
-  const flags = parseFlags(OPTIONS, Deno.args);
-  const { run, resume = false, packed, workers = 1, adapter, threads, ...others } = flags;
-  const { timeout = OPTIONS.timeout.default, retries = 0, requeue = false, ...more } = others;
-  const { mpiLibrary, launch: launcher, ...given } = more;
+  if (wantsHelp(Deno.args)) {
+    return console.log(help(OPTIONS, { ...PAGE, ...pretrainDefaults(Deno.args) }));
+  }
+  const flags = { ...defaults(COMMAND), ...parseFlags(OPTIONS, Deno.args) };
+  const { run, resume, packed, workers, adapter, threads, timeout, ...others } = flags;
+  const { retries, requeue, mpiLibrary, launch: launcher, ...given } = others;
   const goesOn = resumeOf({ resume, requeue });
   if (launcher !== undefined) {
     if (retries > 0 && run === undefined) {

@@ -39,6 +39,7 @@ import { NO_NUMBER, percentText } from "./command/number_text.ts";
 import { seq2seqObjective } from "./train/objective.ts";
 import { validate } from "./command/options.ts";
 import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
+import { type CpuRoom, expectRoom } from "./plan/room.ts";
 import { choosePairShapes, layOutWindow, PairBatcher } from "./train/pair_batches.ts";
 import {
   expectNoRun,
@@ -56,6 +57,12 @@ import { Trainer } from "./train/trainer.ts";
 export interface FinetuneJob {
   /** Opens the device, once the mixture is known; what there is, a GPU rather than the CPU, if absent. */
   openDevice?(): Promise<Device>;
+  /**
+   * What the device will be, if it is the processor: a model that does not fit is refused at once.
+   *
+   * @ignore
+   */
+  cpu?: CpuRoom;
   /** Folder of the pretrained run; with `resume`, of the finetuning run. Or `model` instead. */
   run?: string;
   /** A model that is no run: its folder, or its name on the Hugging Face Hub. */
@@ -126,6 +133,7 @@ export async function finetune(
   const say = (text: string) => leads && output.write(text + "\n");
   const open = () => job.resume === true ? savedRun(job) : newRun(job);
   const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
+  if (job.cpu) expectFit(config, group.size, job.cpu);
   const undo = resume || !leads ? undefined : await remover(run);
   let windows: WindowAhead | undefined, trainer: Trainer | undefined, device: Device | undefined;
   let training = false;
@@ -216,6 +224,19 @@ export async function finetune(
     device?.destroy();
   }
   return { run, metrics: leads ? await readMetrics(join(run, "metrics.jsonl")) : [] };
+}
+
+/**
+ * Looks whether the model fits, with micro-batches of the longest examples.
+ *
+ * @throws {UserError} if it does not
+ */
+function expectFit(config: FinetuneConfig, devices: number, cpu: CpuRoom): void {
+  const { model, labelSmoothing, microBatch, sourceLength, targetLength } = config;
+  const rows = Math.max(1, Math.floor(microBatch / Math.max(sourceLength, targetLength) / devices));
+  const shapes = [{ rows, length: sourceLength, target: targetLength }];
+  const objective = seq2seqObjective(model, labelSmoothing);
+  expectRoom({ model, objective, optimizer: config, shapes, heldout: [] }, devices, cpu);
 }
 
 // ---- Config and folder ----

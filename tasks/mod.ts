@@ -6,6 +6,7 @@
  *   has. Their `given` are the flags of the commands.
  * - {@link loadModel} reads a run, a folder, or a model of the Hugging Face Hub, for {@link generate},
  *   {@link rank}, and, with many prompts, {@link Generator} and {@link Ranker}.
+ * - {@link openTensors} looks into a run's weights, {@link convertModel} writes them as others read them.
  * - {@link trainTokenizer} and {@link trainUnigram} make vocabularies, {@link loadTokenizer} reads them.
  * - {@link mixtureDatasets} and {@link T0_EVAL} are what T0 learns from and is judged by;
  *   {@link openTemplates} and {@link readRows} read prompts and rows.
@@ -36,6 +37,7 @@ export { pretrainOnDevices } from "./launch/pretrain.ts";
 export { finetuneOnDevices } from "./launch/finetune.ts";
 export { evaluateOnDevices } from "./launch/evaluate.ts";
 export { type LoadedModel, loadModel, type ModelOptions } from "./checkpoints/model.ts";
+export { openTensors, type Tensors, writeTensors } from "./checkpoints/save.ts";
 export { convertModel, convertTokenizer } from "./checkpoints/convert.ts";
 export { generate, type Generated, type GenerateOptions, Generator } from "./generate/generate.ts";
 export { rank, Ranker, type RankerOptions, type RankRequest } from "./evaluate/rank.ts";
@@ -43,7 +45,7 @@ export { loadTokenizer, Tokenizer, type TokenizerJson } from "./tokenizer/tokeni
 export { type TokenizerOptions, trainTokenizer } from "./tokenizer/train_bpe.ts";
 export { trainUnigram } from "./tokenizer/train_unigram.ts";
 export { mixtureDatasets, T0_EVAL, type TrainDataset } from "./prompts/t0.ts";
-export { type Rendered, Template, type TemplateSource } from "./prompts/template.ts";
+export { Template, type TemplateSource } from "./prompts/template.ts";
 export { openTemplates, type Templates } from "./prompts/templates.ts";
 export { type Row } from "./rows/row.ts";
 export { readRows } from "./rows/stream.ts";

@@ -36,6 +36,8 @@ import { describeMix, mixCorpora, mixedHeldout } from "./text/mix.ts";
 import { type BlockSource, openPacked, type PartName, readManifest } from "./text/packed.ts";
 import { alone, type Communicator, first, fromFirst } from "./parallel/communicator.ts";
 import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
+import { type CpuRoom, expectRoom } from "./plan/room.ts";
+import { subjectOf, workOf } from "./plan/work.ts";
 import {
   modelConfig,
   objectiveConfig,
@@ -70,6 +72,12 @@ const FREQUENCY_SAMPLE = 1_000_000;
 export interface PretrainJob {
   /** Opens the device, once the text has been read; what there is, a GPU rather than the CPU, if absent. */
   openDevice?(): Promise<Device>;
+  /**
+   * What the device will be, if it is the processor: a model that does not fit is refused at once.
+   *
+   * @ignore
+   */
+  cpu?: CpuRoom;
   /** Folder of the run. */
   run: string;
   /** Go on from the folder's checkpoint; with `requeue`, if there is one. */
@@ -129,6 +137,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const say = (text: string) => void (leads && output.write(text + "\n"));
   const config = resume ? await savedConfig(job) : resolvePretrain(job.given, corpusOf(job));
   const parts = partsPerMicroBatch(config, group.size);
+  if (job.cpu) expectFit(config, group.size, job.cpu);
   const undo = leads && !resume && !await exists(job.run)
     ? () => rm(job.run, { recursive: true, force: true })
     : undefined;
@@ -225,6 +234,17 @@ function partsPerMicroBatch(config: PretrainConfig, size: number): number {
     );
   }
   return parts;
+}
+
+/**
+ * Looks whether the model fits, where its size is known before there is a tokenizer.
+ *
+ * @throws {UserError} if it does not
+ */
+function expectFit(config: PretrainConfig, devices: number, cpu: CpuRoom): void {
+  if (!TRAINERS.has(config.tokenizer)) return;
+  const { shapes, heldout } = workOf(config, devices);
+  expectRoom({ ...subjectOf(config), optimizer: config, shapes, heldout }, devices, cpu);
 }
 
 /** Compiles the programs of all static lengths: no update has to wait for one. */

@@ -31,6 +31,11 @@ export const BENCH_PARTS = ["kernels", "updates", "finetuning", "ranking", "data
 /** One of {@link BENCH_PARTS}. */
 export type BenchPart = typeof BENCH_PARTS[number];
 
+/** Measurements of each thing at most. */
+const REPEAT = { cpu: 5, gpu: 10, quick: 3 };
+/** The same of several ranks, and a rank's tokens in an update where they are not the preset's. */
+export const PARALLEL = { repeat: { cpu: 3, gpu: 10 }, cpuTokens: 1024 };
+
 /** Flags of `deno task bench`. */
 export const BENCH_OPTIONS = describe({
   only: {
@@ -43,7 +48,14 @@ export const BENCH_OPTIONS = describe({
     unit: "name...",
     help: `Presets to measure, of ${PRESETS.join(", ")}. tiny and base if not given.`,
   },
-  repeat: { type: "integer", min: 1, max: 1000, help: "Measurements of each thing at most." },
+  repeat: {
+    type: "integer",
+    min: 1,
+    max: 1000,
+    help:
+      `Measurements of each thing at most. Default: ${REPEAT.gpu} on a GPU, ${REPEAT.cpu} on the CPU, ` +
+      `${REPEAT.quick} with --quick; with --parallel, ${PARALLEL.repeat.gpu} and ${PARALLEL.repeat.cpu}.`,
+  },
   quick: { type: "boolean", default: false, help: "Fewer and smaller measurements, tiny only." },
   parallel: {
     type: "boolean",
@@ -58,7 +70,8 @@ export const BENCH_OPTIONS = describe({
     min: 8,
     unit: "tokens",
     help:
-      "Tokens of a rank in an update, with --parallel. Default: 1024, or the preset's on a GPU.",
+      `Tokens of a rank in an update, with --parallel. Default: ${PARALLEL.cpuTokens}, or the preset's ` +
+      "micro-batch on a GPU.",
   },
   out: {
     type: "path",
@@ -95,7 +108,7 @@ const microBatchOf = (name: PresetName) => resolvePretrain({ preset: name }, [])
 /** How much to measure on a CPU, on a GPU, and in a hurry. */
 export const BENCH_SCALES: Readonly<Record<"cpu" | "gpu" | "quick", BenchScale>> = {
   cpu: {
-    repeat: 5,
+    repeat: REPEAT.cpu,
     presets: ["tiny", "base"],
     tokens: (name) => name === "tiny" ? microBatchOf(name) : 512,
     cubes: [1024, 4096],
@@ -106,7 +119,7 @@ export const BENCH_SCALES: Readonly<Record<"cpu" | "gpu" | "quick", BenchScale>>
     text: 4e6,
   },
   gpu: {
-    repeat: 10,
+    repeat: REPEAT.gpu,
     presets: ["tiny", "base"],
     tokens: microBatchOf,
     cubes: [1024, 4096],
@@ -117,7 +130,7 @@ export const BENCH_SCALES: Readonly<Record<"cpu" | "gpu" | "quick", BenchScale>>
     text: 4e6,
   },
   quick: {
-    repeat: 3,
+    repeat: REPEAT.quick,
     presets: ["tiny"],
     tokens: (name) => name === "tiny" ? 2048 : 512,
     cubes: [1024],
@@ -340,7 +353,8 @@ async function benchRanking(
 async function benchRendering(patience: Patience): Promise<DataResult | Skipped> {
   const what = "rendering", { dirname } = import.meta;
   if (!dirname) return { what, why: "the sample tasks are not on this machine" };
-  const [rows, templates] = ["tasks", "templates"].map((name) => join(dirname, "..", "data", name));
+  const data = join(dirname, "..", "..", "data");
+  const [rows, templates] = ["tasks", "templates"].map((name) => join(data, name));
   try {
     return await timeRendering(rows, templates, patience);
   } catch (error) {

@@ -11,6 +11,10 @@ export interface HelpPage {
   usage: string;
   /** What the command does, in a sentence or two. */
   intro: string;
+  /** What holds where nothing is given, by config key, of a preset say: stands above the descriptions. */
+  defaults?: Readonly<Record<string, unknown>>;
+  /** Where these come from: a sentence above the flags. */
+  note?: string;
   /** Commands to copy, each with what it does. */
   examples?: readonly { command: string; does: string }[];
 }
@@ -18,7 +22,7 @@ export interface HelpPage {
 /**
  * The text of `--help`: usage, introduction, flags by group with their defaults, examples.
  *
- * @param width columns to wrap at
+ * @param width columns to wrap at; usage and commands are left whole
  *
  * @example
  * ```ts
@@ -33,8 +37,11 @@ export interface HelpPage {
  * assert.match(page, /--batch-tokens TOKENS +Size of an update\. Default: 4096\./);
  * ```
  */
-export function help(options: Options, page: HelpPage, width = 90): string {
-  const groups = Map.groupBy(Object.entries(options), ([, option]) => option.group ?? "Options");
+export function help(options: Options, page: HelpPage, width = 100): string {
+  const inForce = Object.entries(options).map(([key, option]) =>
+    [key, { ...option, default: page.defaults?.[key] ?? option.default } as Option] as const
+  );
+  const groups = Map.groupBy(inForce, ([, option]) => option.group ?? "Options");
   const sections = [...groups].map(([title, entries]) => ({
     title,
     rows: entries.map(([key, option]) => [flagHead(key, option), flagText(option)]),
@@ -48,6 +55,7 @@ export function help(options: Options, page: HelpPage, width = 90): string {
   return [
     wrap(page.intro, width).join("\n"),
     `Usage: ${page.usage}`,
+    ...(page.note ? [wrap(page.note, width).join("\n")] : []),
     ...sections.map(({ title, rows }) =>
       `${title}:\n` + rows.map(([head, text]) => helpRow(head, text, column, width)).join("\n")
     ),

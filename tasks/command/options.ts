@@ -262,6 +262,36 @@ export function parseFlags<T extends Options>(options: T, args: readonly string[
 }
 
 /**
+ * What can be read of a command line on which help was asked for: the first value of each option, if it
+ * fits. Other words are not looked at.
+ *
+ * @example
+ * ```ts
+ * import { describe, readablePart } from "./options.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const options = describe({ preset: { type: "choice", choices: ["a", "b"], help: "Size." } });
+ * assert.deepEqual(readablePart(options, ["--oops", "--preset", "b", "--help"]), { preset: "b" });
+ * assert.deepEqual(readablePart(options, ["--preset", "--help"]), {});
+ * ```
+ */
+export function readablePart<T extends Options>(options: T, args: readonly string[]): Given<T> {
+  const given: Record<string, unknown> = {};
+  for (const [key, option] of Object.entries(options)) {
+    const flags = [flagName(key), key].map((name) => `--${name}`);
+    const at = args.findIndex((word) => flags.includes(word.split("=")[0]));
+    if (at < 0) continue;
+    try {
+      const words = args.slice(at, args[at].includes("=") ? at + 1 : at + 2);
+      Object.assign(given, parseFlags({ [key]: option }, words));
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+    }
+  }
+  return given as Given<T>;
+}
+
+/**
  * Checks a config object, such as the contents of a config file.
  *
  * @param where what the object is, for the messages ("run/config.json")

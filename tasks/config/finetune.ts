@@ -7,7 +7,7 @@
 
 import { type ModelConfig, type OptimisationConfig, preset } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { describe, flagName, type Option } from "../command/options.ts";
+import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
 import { PRETRAIN_CONFIG } from "./pretrain.ts";
 import { MODEL_FLAGS } from "./model_flags.ts";
@@ -29,7 +29,8 @@ export const FINETUNE_CONFIG = describe(
       unit: "name...",
       help:
         "What to train on: T0, T0+ or T0++ (38, 48, 54 datasets), names of datasets, .txt files " +
-        "with a name per line, or `all` that have rows and templates. Default: all.",
+        "with a name per line, or `all` that have rows and templates.",
+      default: ["all"],
       group: DATA,
     },
     mixing: {
@@ -250,15 +251,8 @@ export function resolveFinetune(given: GivenFinetune, base: FinetuneBase): Finet
   const dropout = given.dropout ?? config.dropout;
   const model: ModelConfig = { ...config, dropout };
   const resolved: FinetuneConfig = {
-    mixture: ["all"],
-    mixing: "metro",
-    allowMissing: false,
-    skipBad: false,
-    sourceShapes: 6,
-    targetShapes: 3,
-    window: 8192,
+    ...defaults(FINETUNE_CONFIG),
     labelSmoothing: 0,
-    evaluateExamples: 512,
     data: base.sampleData,
     templates: base.sampleTemplates,
     batchSize: batchSequences,

@@ -12,7 +12,6 @@ import {
   preset,
   type PresetName,
   PRESETS,
-  type Source,
 } from "../../models/mod.ts";
 import {
   checkModelConfig,
@@ -27,7 +26,7 @@ import {
 import { SOURCES } from "../../models/presets.ts";
 import { STARTS } from "../../models/initialize.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { describe, flagName, type Option } from "../command/options.ts";
+import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
 
 /** Every setting of a run. */
@@ -39,7 +38,7 @@ export interface PretrainConfig
   /** Sizes and training recipe. */
   preset: PresetName;
   /** Whom to follow where paper, code and released checkpoints disagree. */
-  source: Source;
+  source: "paper" | "code" | "release";
   /** What to learn: METRO, or the baseline. */
   objective: "metro" | "t5";
   /** Files, folders and globs of the corpus. */
@@ -153,7 +152,6 @@ export const PRETRAIN_CONFIG = describe(
     packing: {
       type: "choice",
       choices: ["complete_doc", "concat"] as const,
-      default: "complete_doc",
       help:
         "Blocks of whole lines of one document, as in the paper, or one stream cut into equal pieces.",
       group: DATA,
@@ -170,7 +168,6 @@ export const PRETRAIN_CONFIG = describe(
       type: "integer",
       min: 1,
       max: 16,
-      default: 4,
       help: "Number of padded lengths for which programs are compiled.",
       group: DATA,
     },
@@ -178,7 +175,6 @@ export const PRETRAIN_CONFIG = describe(
       type: "number",
       min: 0,
       max: 0.5,
-      default: 0.02,
       help: "Share of the documents that is kept for evaluation.",
       group: DATA,
     },
@@ -190,8 +186,15 @@ export const PRETRAIN_CONFIG = describe(
       unit: "tokens",
     },
     peakLearningRate: { type: "number", above: 0, help: "Highest learning rate.", group: TRAINING },
-    warmupUpdates: count("Updates of linear warm-up from 0.", TRAINING, 0),
-    scheduleUpdates: count("Update at which the linear decay reaches 0.", TRAINING),
+    warmupUpdates: count(
+      "Updates of linear warm-up from 0; at most a tenth of --updates where only that is given.",
+      TRAINING,
+      0,
+    ),
+    scheduleUpdates: count(
+      "Update at which the linear decay reaches 0; the last one where only --updates is given.",
+      TRAINING,
+    ),
     beta1: {
       type: "number",
       min: 0,
@@ -399,11 +402,10 @@ export function resolvePretrain(given: GivenPretrain, text: readonly string[]): 
     : p.optimisation;
   const { vocabSize: _rows, sentinels: _s, maxPositions: _m, positionRows: _p, ...model } = p.model;
   const config = {
+    ...defaults(PRETRAIN_CONFIG),
     source,
     objective,
-    longLines: "split",
     start: "reference",
-    evaluateTokens: 1_000_000,
     text,
     tokenizer: p.tokenizer.algorithm,
     vocabSize: p.tokenizer.vocabSize,

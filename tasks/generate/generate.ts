@@ -81,9 +81,10 @@ export interface Generated {
   score: number;
 }
 
-type Settings = Required<Omit<GenerateOptions, "onToken">>;
+type Settings = typeof GENERATE_DEFAULTS;
 
-const DEFAULTS: Settings = {
+/** What holds where an option is not given. */
+export const GENERATE_DEFAULTS: Readonly<Required<Omit<GenerateOptions, "onToken">>> = {
   strategy: "greedy",
   maxTokens: 64,
   beams: 4,
@@ -198,8 +199,8 @@ export class Generator {
     onIds?: (ids: readonly number[], prompt: number) => void,
   ): Promise<Omit<Generated, "text">[]> {
     const { config } = this.#model;
-    const maxTokens = Math.min(DEFAULTS.maxTokens, config.maxPositions);
-    const settings = { ...DEFAULTS, maxTokens, ...given(options) };
+    const maxTokens = Math.min(GENERATE_DEFAULTS.maxTokens, config.maxPositions);
+    const settings = { ...GENERATE_DEFAULTS, maxTokens, ...given(options) };
     checkSettings(settings, config);
     // One after the other: all use the same memory.
     const answers = this.#last.then(() => this.#generate(sources, settings, onIds));
@@ -319,7 +320,8 @@ export async function generate(
 
 /** The options that are there: `undefined` must not hide a default. */
 function given(options: GenerateOptions): Partial<Settings> {
-  const entries = Object.keys(DEFAULTS).map((name) => [name, options[name as keyof Settings]]);
+  const names = Object.keys(GENERATE_DEFAULTS) as (keyof Settings)[];
+  const entries = names.map((name) => [name, options[name]]);
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 

@@ -27,7 +27,7 @@ import { train } from "./train.ts";
  * ```
  */
 export async function finetuneOnDevices(
-  job: Omit<FinetuneJob, "openDevice" | "group" | "interrupted" | "output">,
+  job: Omit<FinetuneJob, "openDevice" | "cpu" | "group" | "interrupted" | "output">,
   options: DevicesOptions = {},
 ): Promise<{ run: string; metrics: MetricRecord[] }> {
   const module = new URL("./finetune_rank.ts", import.meta.url);

@@ -4,16 +4,21 @@
  * @module
  */
 import { finetune, type FinetuneJob } from "../finetune.ts";
+import { cpuRoom } from "../plan/room.ts";
 import { openRankDevice } from "../devices/open.ts";
 import type { TrainArgs } from "./train.ts";
 import { serveRank } from "../parallel/worker.ts";
 
 /** The job, without what each rank has of its own: plain data. */
-export type FinetuneRankJob = Omit<FinetuneJob, "openDevice" | "group" | "interrupted" | "output">;
+export type FinetuneRankJob = Omit<
+  FinetuneJob,
+  "openDevice" | "cpu" | "group" | "interrupted" | "output"
+>;
 
 serveRank<TrainArgs<FinetuneRankJob>>(
   async ({ job, placement }, { group, interrupted, output }) => {
     const openDevice = () => openRankDevice(group, placement, output);
-    return await finetune({ ...job, openDevice, group, interrupted, output });
+    const cpu = cpuRoom(placement);
+    return await finetune({ ...job, openDevice, cpu, group, interrupted, output });
   },
 );

@@ -26,7 +26,7 @@ import { train } from "./train.ts";
  * ```
  */
 export async function pretrainOnDevices(
-  job: Omit<PretrainJob, "openDevice" | "group" | "interrupted" | "output">,
+  job: Omit<PretrainJob, "openDevice" | "cpu" | "group" | "interrupted" | "output">,
   options: DevicesOptions = {},
 ): Promise<MetricRecord[]> {
   const module = new URL("./pretrain_rank.ts", import.meta.url);

@@ -4,16 +4,21 @@
  * @module
  */
 import { pretrain, type PretrainJob } from "../pretrain.ts";
+import { cpuRoom } from "../plan/room.ts";
 import { openRankDevice } from "../devices/open.ts";
 import type { TrainArgs } from "./train.ts";
 import { serveRank } from "../parallel/worker.ts";
 
 /** The job, without what each rank has of its own: plain data. */
-export type PretrainRankJob = Omit<PretrainJob, "openDevice" | "group" | "interrupted" | "output">;
+export type PretrainRankJob = Omit<
+  PretrainJob,
+  "openDevice" | "cpu" | "group" | "interrupted" | "output"
+>;
 
 serveRank<TrainArgs<PretrainRankJob>>(
   async ({ job, placement }, { group, interrupted, output }) => {
     const openDevice = () => openRankDevice(group, placement, output);
-    return await pretrain({ ...job, openDevice, group, interrupted, output });
+    const cpu = cpuRoom(placement);
+    return await pretrain({ ...job, openDevice, cpu, group, interrupted, output });
   },
 );

@@ -6,6 +6,7 @@
  */
 import type { Device } from "../../ops/mod.ts";
 import type { Resume } from "../checkpoints/run_folder.ts";
+import { type CpuRoom, cpuRoom } from "../plan/room.ts";
 import type { DeviceFlags } from "../devices/choose.ts";
 import { openFirst, prepareAdapters } from "../devices/prepare.ts";
 import type { WorkerPlacement } from "../devices/open.ts";
@@ -23,6 +24,14 @@ export interface TrainArgs<Job> {
   job: Job;
   /** Where they compute. */
   placement: WorkerPlacement;
+}
+
+/** Where a job of one device computes. */
+export interface RankPlace {
+  /** Opens the device. */
+  openDevice(): Promise<Device>;
+  /** What it will be, if it is the processor. */
+  cpu?: CpuRoom;
 }
 
 /** What {@link train} needs. */
@@ -46,14 +55,14 @@ export interface TrainJob<Job extends Resumable>
 export async function train<Job extends Resumable, Result>(
   { ranks, adapter, threads, job, interrupted, ...options }: TrainJob<Job>,
   here: (
-    job: Job & { openDevice(): Promise<Device> } & Pick<TrainJob<Job>, "interrupted" | "output">,
+    job: Job & RankPlace & Pick<TrainJob<Job>, "interrupted" | "output">,
   ) => Promise<Result>,
 ): Promise<Result> {
   const placement = await prepareAdapters({ ranks, adapter, threads });
   // Only another thread can be started again.
   if (ranks === 1 && !options.retries) {
-    const openDevice = () => openFirst(placement);
-    return await here({ ...job, openDevice, interrupted, output: options.output });
+    const place = { openDevice: () => openFirst(placement), cpu: cpuRoom(placement) };
+    return await here({ ...job, ...place, interrupted, output: options.output });
   }
   return await trainByWorkers({ ...options, job, placement, interrupted });
 }

@@ -14,12 +14,7 @@ export type { Choose } from "../jinja/values.ts";
 export type { Row };
 
 /** What a template makes of a row. */
-export interface Rendered {
-  /** What `|||` separates, stripped: input and target, if all is well. */
-  parts: string[];
-  /** The answers to choose from; `null` if the template names none. */
-  choices: string[] | null;
-}
+export type Rendered = ReturnType<Template["apply"]>;
 
 /** A template's entry in its file. */
 export interface TemplateSource {
@@ -138,6 +133,8 @@ export class Template implements TemplateSource {
    * @param options `truncate`: whether to cut what each `{{ }}` prints at 2,048 code points, as promptsource
    *   does by default, which rewrites the source for that, and so in `{{ a + b }}` cuts `b` alone; `choose`:
    *   picks for the filters `choice` and `random`, of so many items; the first by default
+   * @returns what `|||` separates, stripped: input and target, if all is well; and the answers to choose from,
+   *   `null` if the template names none
    * @throws {RenderError} where promptsource raises
    * @throws {UserError} a template that does not compile
    */
@@ -147,7 +144,7 @@ export class Template implements TemplateSource {
       truncate?: boolean;
       choose?: (n: number) => number;
     } = {},
-  ): Rendered {
+  ): { parts: string[]; choices: string[] | null } {
     const template = truncate ? this.#compiledTruncated() : this.#compiledPlain();
     if (Object.hasOwn(row, CHOICES)) {
       throw new RenderError("ValueError", this.name, `a row has the restricted field ${CHOICES}`);

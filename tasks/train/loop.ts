@@ -96,6 +96,8 @@ interface TrainingState {
   sums: number[][];
   /** Counts that belong to them. */
   counts: Record<string, number>;
+  /** What it was saved on; older versions did not say. */
+  device?: Pick<Device, "kind" | "adapterName">;
   /** Tokens and seconds at the last line. */
   since: { tokens: number; seconds: number; update: number };
 }
@@ -126,7 +128,12 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
   // A run that starts anew keeps no line of one that ended before its first checkpoint.
   const kept = job.resume ? state.update : -1;
   const show = group.rank === 0 ? await openRecords(job, kept) : undefined;
-  if (job.resume) show?.note(`Resumed at update ${state.update} of ${config.updates}.`);
+  if (job.resume) {
+    show?.note(`Resumed at update ${state.update} of ${config.updates}.`);
+    const elsewhere = otherDevice(state.device, device);
+    if (elsewhere) show?.note(elsewhere);
+  }
+  const { kind, adapterName } = device;
   const started = performance.now() / 1000 - state.seconds;
   let saved = state.update;
 
@@ -164,7 +171,12 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
     await show?.record({ kind: "heldout", update: state.update, ...figures, ...job.constants });
   };
   const save = async () => {
-    state = { ...state, seconds: performance.now() / 1000 - started, sums: await trainer.sums() };
+    state = {
+      ...state,
+      seconds: performance.now() / 1000 - started,
+      sums: await trainer.sums(),
+      device: { kind, adapterName },
+    };
     stopIfNotFinite(trainer.badUpdate(state.sums), saved, run, group);
     await saveRun(run, trainer, state, group);
     saved = state.update;
@@ -209,6 +221,16 @@ export async function trainLoop(job: TrainingRun): Promise<void> {
   } finally {
     await show?.close();
   }
+}
+
+/** What to tell of a run that goes on elsewhere than where it was saved; the number of threads changes nothing. */
+function otherDevice(
+  saved: TrainingState["device"],
+  { kind, adapterName }: Device,
+): string | undefined {
+  const isSame = saved?.kind === kind && (kind === "cpu" || saved.adapterName === adapterName);
+  if (!saved || isSame) return undefined;
+  return `It was saved on ${saved.adapterName}; on ${adapterName} numbers differ in their last digits.`;
 }
 
 /** Where the records of a run go: its `metrics.jsonl`, the user's screen, and at the end the report. */

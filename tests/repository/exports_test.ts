@@ -27,18 +27,18 @@ const PUBLIC: Readonly<Record<string, string>> = {
     lossScalars maskId metro MetroBatch MetroInputs metroInputs MetroModel MetroOutputs
     ModelConfig modelFromHubConfig ObjectiveConfig OptimisationConfig ourNames parameterCount
     Parameters parameterShapes Part prepareMetroBatch prepareT5Batch Preset preset PresetName
-    PRESETS seq2seq Seq2SeqInputs seq2seqInputs Seq2SeqOutputs Source specialIds T5Batch T5Model
+    PRESETS seq2seq Seq2SeqInputs seq2seqInputs Seq2SeqOutputs specialIds T5Batch T5Model
     TokenBatch
   `,
   "tasks/mod.ts": `
     compareRuns Comparison convertModel convertTokenizer DevicesOptions evaluate EvaluateJob
     evaluateOnDevices Evaluation finetune FinetuneJob finetuneOnDevices FinetuneSettings
     generate Generated GenerateOptions Generator LoadedModel loadModel loadTokenizer
-    MetricRecord mixtureDatasets ModelOptions openTemplates pretrain PretrainConfig PretrainJob
-    pretrainOnDevices rank Ranker RankerOptions RankRequest readMetrics readResults readRows
-    Rendered Row summarize Summary T0_EVAL Template TemplateResult Templates TemplateSource
-    Tokenizer TokenizerJson TokenizerOptions TrainDataset trainTokenizer trainUnigram
-    writeEvaluation
+    MetricRecord mixtureDatasets ModelOptions openTemplates openTensors pretrain PretrainConfig
+    PretrainJob pretrainOnDevices rank Ranker RankerOptions RankRequest readMetrics readResults
+    readRows Row summarize Summary T0_EVAL Template TemplateResult Templates TemplateSource
+    Tensors Tokenizer TokenizerJson TokenizerOptions TrainDataset trainTokenizer trainUnigram
+    writeEvaluation writeTensors
   `,
 };
 

@@ -1,19 +1,15 @@
 import assert from "node:assert/strict";
 import { attentionBackward, attentionForward } from "../../../ops/gpu/attention.ts";
 import type { Dispatch } from "../../../ops/gpu/kernel.ts";
-import { openDevice } from "../../../ops/mod.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import {
   type AttentionInputs,
   attentionReference,
   attentionReferenceBackward,
 } from "../../../ops/primitives/attention_reference.ts";
 import type { AttentionSpec } from "../../../ops/primitives/attention_spec.ts";
-import { Random } from "../../../ops/graph/random.ts";
-import { gpuTest } from "../../gpu.ts";
+import { gpuTest, softwareDevice } from "../../gpu.ts";
 import { runKernels } from "./run_kernels.ts";
-
-const device = await openDevice({ adapter: "software" });
-Deno.test.afterAll(() => device.destroy());
 
 const SMALL: AttentionSpec = {
   batch: 2,
@@ -80,7 +76,10 @@ async function run(s: AttentionSpec, c: Case): Promise<Record<string, Float32Arr
   const memory: Record<string, Float32Array | Uint32Array> = { q, k, v, mask, bias, gOut };
   for (const name in sizes) memory[name] = new Float32Array(sizes[name]).fill(NaN);
   const results = ["out", "lse", "dq", "dk", "dv", ...(s.bias ? ["dbias"] : [])];
-  return await runKernels(device, all, memory, results, [c.runKey, c.firstSequence]);
+  return await runKernels(await softwareDevice(), all, memory, results, [
+    c.runKey,
+    c.firstSequence,
+  ]);
 }
 
 function assertClose(name: string, actual: ArrayLike<number>, expected: ArrayLike<number>): void {

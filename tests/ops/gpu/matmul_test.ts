@@ -8,12 +8,8 @@ import {
   matmulWidth,
   type Tile,
 } from "../../../ops/gpu/matmul.ts";
-import { openDevice } from "../../../ops/mod.ts";
-import { gpuTest } from "../../gpu.ts";
+import { gpuTest, softwareDevice } from "../../gpu.ts";
 import { runKernels } from "./run_kernels.ts";
-
-const device = await openDevice({ adapter: "software" });
-Deno.test.afterAll(() => device.destroy());
 
 /** Numbers in [-1, 1), the same on each call. */
 function values(count: number, seed: number): Float32Array {
@@ -54,7 +50,7 @@ async function run(
   const c = new Float32Array(sizes(spec).c).fill(NaN);
   const host: Record<string, Float32Array> = { a, b, c, ...extra };
   if (scratchBytes > 0) host.partials = new Float32Array(scratchBytes / 4).fill(NaN);
-  return (await runKernels(device, launches, host, ["c"])).c;
+  return (await runKernels(await softwareDevice(), launches, host, ["c"])).c;
 }
 
 /** Compares a run with the reference (passed through `after`), to 1e-5 of the largest magnitude. */

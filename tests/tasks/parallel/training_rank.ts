@@ -5,8 +5,9 @@ import { openRankDevice, type WorkerPlacement } from "../../../tasks/devices/ope
 import type { PretrainRankJob } from "../../../tasks/launch/pretrain_rank.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
-import type { GpuDevice } from "../../../ops/gpu/device.ts";
-import type { Device } from "../../../ops/mod.ts";
+import { GpuDevice } from "../../../ops/gpu/device.ts";
+import { type Device } from "../../../ops/mod.ts";
+import { DeviceLost } from "../../../ops/graph/errors.ts";
 
 /** What goes wrong with rank 1 before its seventh update. */
 export type Fault = "throws" | "loses its device";
@@ -26,7 +27,9 @@ serveRank<{ job: FaultyJob; placement: WorkerPlacement }>(
         if (++looks === 7 && group.rank === 1 && fault && !existsSync(marker)) {
           writeFileSync(marker, "");
           if (fault === "throws") throw new RangeError("made up");
-          (device as GpuDevice).gpu.destroy();
+          // The processor is never lost.
+          if (!(device instanceof GpuDevice)) throw new DeviceLost("the device was lost: made up");
+          device.gpu.destroy();
         }
         return false;
       },
