@@ -5,11 +5,11 @@
  * @module
  */
 import { resolveModel } from "../checkpoints/hub.ts";
-import { loadModel } from "../checkpoints/model.ts";
+import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
+import type { WorkerPlacement } from "../devices/open.ts";
 import { openFirst, prepareAdapters } from "../devices/prepare.ts";
 import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import type { Evaluation } from "../evaluate/results.ts";
-import type { EvaluateArgs } from "./evaluate_rank.ts";
 import { completed, type DevicesOptions } from "./options.ts";
 import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
 
@@ -61,6 +61,18 @@ export async function evaluateOnDevices(
   } finally {
     device.destroy();
   }
+}
+
+/** What every rank is given. Plain data. */
+export interface EvaluateArgs {
+  /** The evaluation, without what each rank has of its own; `run` is where the model is read from. */
+  job: Omit<EvaluateJob, "model" | "group" | "interrupted" | "output">;
+  /** What the model is called in the results. */
+  name: string;
+  /** How to read the model. */
+  options: Pick<ModelOptions, "relativeMaxDistance">;
+  /** Where the ranks compute, and with it how many there are. */
+  placement: WorkerPlacement;
 }
 
 /** What {@link evaluateByWorkers} needs. */
