@@ -110,8 +110,7 @@ function linearMap(outputs: number): Fill {
  *
  * @example
  * ```ts
- * import { initialize } from "./initialize.ts";
- * import { preset } from "./presets.ts";
+ * import { initialize, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const values = initialize(preset("tiny").model, 1);
@@ -122,7 +121,7 @@ function linearMap(outputs: number): Fill {
 export function initialize(
   config: ModelConfig,
   seed: number,
-  start: Start = "reference",
+  start: "reference" | "short" = "reference",
 ): (name: string) => Float32Array {
   if (isT5(config)) {
     throw new Error("initialize: the rules are METRO's; weights of a T5 are loaded");

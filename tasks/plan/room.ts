@@ -7,7 +7,8 @@
 import { parameterShapes } from "../../models/mod.ts";
 import { cpuTarget } from "../../ops/cpu/target.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { type OpenOptions, sizeOf } from "../../ops/mod.ts";
+import { type OpenOptions } from "../../ops/mod.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import { planTraining, type Training } from "./memory.ts";
 
 /** The processor, as far as it is this rank's. */

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Device, gpuTarget, openDevice, Random } from "../../../ops/mod.ts";
+import { type Device, openDevice } from "../../../ops/mod.ts";
 import { layout } from "../../../ops/program/memory.ts";
 import { UserError } from "../../../ops/graph/errors.ts";
+import { gpuTarget } from "../../../ops/gpu/target.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import { defaults } from "../../../tasks/command/options.ts";
 import { cutSlabs, slabMultiple } from "../../../tasks/parallel/buckets.ts";
 import { alone } from "../../../tasks/parallel/communicator.ts";
