@@ -17,29 +17,21 @@ export const FIRST_ORDINARY = 4;
 
 /** Tensors that the auxiliary model shares with the main model; each mode includes the former. */
 export const SHARE_MODES = ["none", "token", "token_pos", "token_pos_norm"] as const;
-/** One of {@link SHARE_MODES}. */
-export type ShareMode = typeof SHARE_MODES[number];
 
 /** Shape of the RTD head: none, Linear(d, 1), or dense + ReLU + LayerNorm + Linear(d, 1). */
 export const RTD_HEADS = ["none", "simple", "roberta"] as const;
-/** One of {@link RTD_HEADS}. */
-export type RtdHead = typeof RTD_HEADS[number];
 
 /**
  * Shape of a language modeling head: `linear` is the tied token table alone; `roberta` is dense +
  * ReLU + LayerNorm, then the tied table with a bias.
  */
 export const LM_HEADS = ["linear", "roberta"] as const;
-/** One of {@link LM_HEADS}. */
-export type LmHead = typeof LM_HEADS[number];
 
 /**
  * Feed-forward layers of the T5 family, each as its configuration files name it: W₂·ReLU(W₁x), or
  * W₂·(GELU(W₁x) · W₁′x).
  */
 export const FEED_FORWARDS = ["relu", "gated-gelu"] as const;
-/** One of {@link FEED_FORWARDS}. */
-export type FeedForward = typeof FEED_FORWARDS[number];
 
 /**
  * Sizes far above those of any model: a config that asks for more is wrong, and is refused before
@@ -59,33 +51,6 @@ const MOST = {
   positionRows: 1 << 21,
 } as const;
 
-/** The special ids that models and their inputs depend on. */
-export interface SpecialIds {
-  /** Fills rows up; never attended to by others, never counted. */
-  pad: number;
-  /** Ends sources and targets. */
-  eos: number;
-  /** What decoding starts from when a model is prompted. */
-  start: number;
-}
-
-/**
- * What sets T5 and its finetuned offspring (T0, Flan-T5) apart from METRO's main model, besides what they all
- * have: pre-RMSNorm with one more after each stack, no biases, no absolute positions, no attention scale,
- * one relative table per stack, in the decoder too.
- */
-export interface T5Config extends SpecialIds {
-  /** Width of one attention head; heads · headWidth need not be dModel. */
-  headWidth: number;
-  /** Feed-forward layers: `relu` in version 1.0, `gated-gelu` in 1.1. */
-  feedForward: FeedForward;
-  /**
-   * Whether the token table is also the output map, of features scaled by dModel^-½ (version 1.0), or there
-   * is another table for it (1.1).
-   */
-  tiedHead: boolean;
-}
-
 /** Sizes and parts of a model of METRO's kind. */
 export interface MetroModel {
   /** Rows of the token table, sentinels included. */
@@ -94,7 +59,7 @@ export interface MetroModel {
   sentinels: number;
   /** Hidden dimension d. */
   dModel: number;
-  /** Attention heads; each is dModel / heads wide, unless {@link T5Config.headWidth} says otherwise. */
+  /** Attention heads; each is dModel / heads wide, unless `headWidth` of {@link T5Model.t5} says otherwise. */
   heads: number;
   /** Width of the feed-forward layers. */
   dFf: number;
@@ -116,13 +81,13 @@ export interface MetroModel {
    */
   positionRows: number;
   /** What the auxiliary model shares with the main model. */
-  share: ShareMode;
+  share: "none" | "token" | "token_pos" | "token_pos_norm";
   /** Replaced token detection head. */
-  rtdHead: RtdHead;
+  rtdHead: "none" | "simple" | "roberta";
   /** Head of the auxiliary model. */
-  mlmHead: LmHead;
+  mlmHead: "linear" | "roberta";
   /** Head of the decoder. */
-  clmHead: LmHead;
+  clmHead: "linear" | "roberta";
   /** Dropout of the main model: embeddings, attention weights and sub-layer outputs. */
   dropout: number;
   /** The same for the auxiliary model. */
@@ -133,9 +98,42 @@ export interface MetroModel {
 
 /** The same of T5's kind; it has neither auxiliary model nor RTD head. */
 export interface T5Model extends MetroModel {
-  /** What is otherwise. */
-  t5: T5Config;
+  /**
+   * What sets T5 and its finetuned offspring (T0, Flan-T5) apart from METRO's main model, besides what they
+   * all have: pre-RMSNorm with one more after each stack, no biases, no absolute positions, no attention
+   * scale, one relative table per stack, in the decoder too.
+   */
+  t5: {
+    /** Fills rows up. */
+    pad: number;
+    /** Ends sources and targets. */
+    eos: number;
+    /** What decoding starts from. */
+    start: number;
+    /** Width of one attention head; heads · headWidth need not be dModel. */
+    headWidth: number;
+    /** Feed-forward layers: `relu` in version 1.0, `gated-gelu` in 1.1. */
+    feedForward: "relu" | "gated-gelu";
+    /**
+     * Whether the token table is also the output map, of features scaled by dModel^-½ (version 1.0), or there
+     * is another table for it (1.1).
+     */
+    tiedHead: boolean;
+  };
 }
+
+/** What {@link specialIds} returns. */
+export type SpecialIds = ReturnType<typeof specialIds>;
+/** One of {@link SHARE_MODES}. */
+export type ShareMode = MetroModel["share"];
+/** One of {@link RTD_HEADS}. */
+export type RtdHead = MetroModel["rtdHead"];
+/** One of {@link LM_HEADS}. */
+export type LmHead = MetroModel["clmHead"];
+/** What sets T5 apart. */
+export type T5Config = T5Model["t5"];
+/** One of {@link FEED_FORWARDS}. */
+export type FeedForward = T5Config["feedForward"];
 
 /** Sizes and parts of a model. */
 export type ModelConfig = MetroModel | T5Model;
@@ -145,8 +143,7 @@ export type ModelConfig = MetroModel | T5Model;
  *
  * @example
  * ```ts
- * import { isT5 } from "./config.ts";
- * import { preset } from "./presets.ts";
+ * import { isT5, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(isT5(preset("base").model), false);
@@ -182,13 +179,13 @@ export interface ObjectiveConfig {
    * `lm`: CLM counts selected positions and RTD all tokens (METRO); `none`: both count all tokens;
    * `both`: both count selected positions.
    */
-  maskedPositionsOnly: typeof MASKED_POSITIONS_ONLY[number];
+  maskedPositionsOnly: "lm" | "none" | "both";
   /** Weighs each position of the CLM loss by σ(RTD logit), without gradient to the RTD head. */
   weightedLmLoss: boolean;
   /** Divides those weights by their mean over the micro-batch. */
   divideByMeanWeight: boolean;
   /** Whether the RTD head reads the encoder's output (METRO), or the decoder's (an ablation). */
-  rtdLocation: typeof RTD_LOCATIONS[number];
+  rtdLocation: "encoder" | "decoder";
   /**
    * Lets the decoder copy (an ablation): p = c·[the noise is the target] + (1 − c)·softmax, where c is
    * the RTD head's probability that the token is original, without gradient to it.
@@ -200,7 +197,7 @@ export interface ObjectiveConfig {
    * Under `lm`: `microBatch` weighs the mean RTD loss of each micro-batch by its share of selected
    * positions, as the code does; `tokens` is the mean over all tokens of the update, as in equation 11.
    */
-  rtdAverage: typeof RTD_AVERAGES[number];
+  rtdAverage: "microBatch" | "tokens";
   /** λ_MLM of equation 13. */
   mlmWeight: number;
   /** λ_RTD of equation 13. */
@@ -214,7 +211,7 @@ export interface ObjectiveConfig {
  *
  * @example
  * ```ts
- * import { maskId } from "./config.ts";
+ * import { maskId } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(maskId({ vocabSize: 33_280, sentinels: 512 }), 32_768);
@@ -225,18 +222,20 @@ export function maskId(config: Pick<ModelConfig, "vocabSize" | "sentinels">): nu
 }
 
 /**
- * The special ids of a model.
+ * The special ids of a model, on which its inputs depend.
+ *
+ * @returns `pad` fills rows up, is never attended to by others and never counted; `eos` ends sources and
+ * targets; decoding starts from `start` when a model is prompted
  *
  * @example
  * ```ts
- * import { specialIds } from "./config.ts";
- * import { preset } from "./presets.ts";
+ * import { preset, specialIds } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(specialIds(preset("base").model), { pad: 1, eos: 2, start: 2 });
  * ```
  */
-export function specialIds(config: ModelConfig): SpecialIds {
+export function specialIds(config: ModelConfig): { pad: number; eos: number; start: number } {
   const { pad, eos, start } = isT5(config) ? config.t5 : { ...SPECIAL, start: SPECIAL.eos };
   return { pad, eos, start };
 }

@@ -20,12 +20,8 @@ import {
 } from "./config.ts";
 import { isRecord, shown } from "./formats/untrusted.ts";
 
-/** Options of {@link modelFromHubConfig}. */
-export interface HubConfigOptions {
-  /**
-   * Distance from which all relative positions share the last bucket, where the configuration is not to be
-   * believed: those of large METRO models say 128, and they may have been pretrained with 256.
-   */
+/** What to believe rather than the configuration. */
+interface HubConfigOptions {
   relativeMaxDistance?: number;
 }
 
@@ -40,12 +36,14 @@ const T5_POSITIONS = 4096;
  * The model that a `config.json` of the Hub describes.
  *
  * @param json its contents
+ * @param options `relativeMaxDistance`: distance from which all relative positions share the last bucket, where
+ *   the configuration is not to be believed: those of large METRO models say 128, and they may have been
+ *   pretrained with 256
  * @throws {UserError} naming the field that is missing, wrong, or asks for what there is not
  *
  * @example
  * ```ts
- * import { hubConfig, modelFromHubConfig } from "./hub_config.ts";
- * import { preset } from "./presets.ts";
+ * import { hubConfig, modelFromHubConfig, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("large++", "release");
@@ -53,7 +51,10 @@ const T5_POSITIONS = 4096;
  * assert.deepEqual([read.encoderLayers, read.relativeMaxDistance], [24, 128]);
  * ```
  */
-export function modelFromHubConfig(json: unknown, options: HubConfigOptions = {}): ModelConfig {
+export function modelFromHubConfig(
+  json: unknown,
+  options: { relativeMaxDistance?: number } = {},
+): ModelConfig {
   if (!isRecord(json)) throw new UserError(`config.json: expected an object, got ${quoted(json)}`);
   const fields = new Fields(json);
   const kind = fields.oneOf("model_type", ["fairseq_t5", "t5"]);
@@ -182,8 +183,7 @@ function quoted(value: unknown): string {
  *
  * @example
  * ```ts
- * import { hubConfig } from "./hub_config.ts";
- * import { preset } from "./presets.ts";
+ * import { hubConfig, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const json = hubConfig(preset("base").model);

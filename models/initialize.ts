@@ -9,6 +9,7 @@
 import { key, Random } from "../ops/graph/random.ts";
 import { isT5, type ModelConfig, SPECIAL } from "./config.ts";
 import { parameterShapes } from "./parameters.ts";
+import { relativeBucket } from "./relative.ts";
 
 /** A distribution to fill a tensor from. */
 type Fill =
@@ -16,7 +17,9 @@ type Fill =
   /** Normal with mean 0. */
   | { kind: "normal"; deviation: number; zeroPadRow?: boolean }
   /** Uniform between −bound and bound. */
-  | { kind: "uniform"; bound: number; zeroPadRow?: boolean };
+  | { kind: "uniform"; bound: number; zeroPadRow?: boolean }
+  /** A relative table whose heads look at near positions: see {@link nearby}. */
+  | { kind: "nearby"; positions: number };
 
 interface Rule {
   /** Names that it covers; the first rule that matches counts. */
@@ -67,7 +70,8 @@ export type Start = typeof STARTS[number];
  * update, whatever its size, and so short a run needs a rate that soon outweighs the reference's small
  * values: tokens become indistinguishable before anything is learned of them, and the encoder's output
  * the same everywhere. So the tokens start larger, also in comparison with the absolute positions, and
- * heads attend to relative positions from the beginning.
+ * the encoder's heads begin with the positions next to their own ({@link nearby}): a relative table that
+ * starts at 0, or at random, does not get there at all.
  */
 const SHORT_RUN: readonly Rule[] = [
   { matches: /^embed\.tokens$/, fill: () => ({ kind: "normal", deviation: 0.1 }) },
@@ -79,7 +83,10 @@ const SHORT_RUN: readonly Rule[] = [
       zeroPadRow: true,
     }),
   },
-  { matches: /^encoder\..*\.relative$/, fill: () => ({ kind: "normal", deviation: 3 }) },
+  {
+    matches: /^encoder\..*\.relative$/,
+    fill: (_shape, { positionRows }) => ({ kind: "nearby", positions: positionRows - 2 }),
+  },
   {
     matches: /^encoder\..*\.ffn\.(in|out)\.weight$/,
     fill: ([, outputs]) => ({ kind: "normal", deviation: Math.sqrt(2 / outputs) }),
@@ -103,8 +110,7 @@ function linearMap(outputs: number): Fill {
  *
  * @example
  * ```ts
- * import { initialize } from "./initialize.ts";
- * import { preset } from "./presets.ts";
+ * import { initialize, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const values = initialize(preset("tiny").model, 1);
@@ -115,7 +121,7 @@ function linearMap(outputs: number): Fill {
 export function initialize(
   config: ModelConfig,
   seed: number,
-  start: Start = "reference",
+  start: "reference" | "short" = "reference",
 ): (name: string) => Float32Array {
   if (isT5(config)) {
     throw new Error("initialize: the rules are METRO's; weights of a T5 are loaded");
@@ -126,11 +132,17 @@ export function initialize(
     const shape = shapes.get(name);
     const rule = rules.find(({ matches }) => matches.test(name));
     if (!shape || !rule) throw new Error(`initialize: the model has no parameter ${name}`);
-    return draw(rule.fill(shape, config), shape, new Random(key(seed, ...nameCodes(name))));
+    return draw(rule.fill(shape, config), shape, config, new Random(key(seed, ...nameCodes(name))));
   };
 }
 
-function draw(fill: Fill, shape: readonly number[], random: Random): Float32Array {
+function draw(
+  fill: Fill,
+  shape: readonly number[],
+  config: ModelConfig,
+  random: Random,
+): Float32Array {
+  if (fill.kind === "nearby") return nearby(shape, config, fill.positions);
   const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
   if (fill.kind === "constant") return values.fill(fill.value);
   if (fill.kind === "normal") {
@@ -140,6 +152,25 @@ function draw(fill: Fill, shape: readonly number[], random: Random): Float32Arra
   }
   const width = shape[shape.length - 1];
   if (fill.zeroPadRow) values.fill(0, SPECIAL.pad * width, (SPECIAL.pad + 1) * width);
+  return values;
+}
+
+/** By how much a bucket's bias falls short of its neighbour's that is nearer to where a head looks. */
+const FALL = 2;
+
+/**
+ * Each head looks at a position of its own, one before, one behind, two before, two behind, and so on,
+ * and less at others the further they are from there.
+ */
+function nearby(shape: readonly number[], config: ModelConfig, positions: number): Float32Array {
+  const [rows, heads] = shape, values = new Float32Array(rows * heads);
+  for (let head = 0; head < heads; head++) {
+    const distance = 1 + (head >> 1);
+    const target = relativeBucket(head % 2 === 0 ? -distance : distance, config, positions);
+    for (let row = 0; row < rows; row++) {
+      values[row * heads + head] = -FALL * Math.abs(row - target);
+    }
+  }
   return values;
 }
 

@@ -17,11 +17,11 @@ import {
   layerNorm,
   matmul,
   mul,
-  positionIds,
   relu,
   rmsNorm,
   type Tensor,
 } from "../ops/mod.ts";
+import { positionIds } from "../ops/primitives/rows.ts";
 import { isT5, type ModelConfig, SPECIAL } from "./config.ts";
 import type { EmbeddingNames, Parameters, Stack } from "./parameters.ts";
 

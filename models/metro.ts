@@ -13,7 +13,6 @@
 
 import {
   add,
-  addAll,
   div,
   equal,
   exp,
@@ -34,11 +33,11 @@ import {
   sum,
   type Tensor,
   where,
-  zeros,
 } from "../ops/mod.ts";
+import { addAll, zeros } from "../ops/primitives/reduce.ts";
 import { type ModelConfig, type ObjectiveConfig, SPECIAL } from "./config.ts";
 import { languageModel, languageModelLogits, rtdLogits } from "./heads.ts";
-import { type LossCounts, NONE, slotsPerSequence } from "./metro_batch.ts";
+import { type MetroBatch, NONE, slotsPerSequence } from "./metro_batch.ts";
 import type { Parameters } from "./parameters.ts";
 import { countAbove, ROC_THRESHOLDS } from "./roc.ts";
 import { decode, encode } from "./transformer.ts";
@@ -80,24 +79,29 @@ export const METRO_SUMS = {
   rtdReplacedAbove: [ROC_THRESHOLDS.length],
 } as const satisfies Readonly<Record<string, readonly number[]>>;
 
-/**
- * Sums over the batch, for metrics. `mlm*` are over the selected positions. `clm*` and `rtd*` are over
- * the positions that count in their losses: `clmNll` is plain, `clmLoss` as it is minimised; they
- * split into positions whose token was `Replaced` and `Other` ones. `rtdPredicted` counts positions
- * taken for replaced, `rtdReplacedPredicted` those where that is right. `rtd*Above` are the same two
- * counts at each of {@link ROC_THRESHOLDS}.
- */
-export type MetroSums = Record<keyof typeof METRO_SUMS, Tensor>;
-
 /** What {@link metro} returns. */
 export interface MetroOutputs {
   /** This batch's part of equation 13 for the whole update, []; needs the run's {@link lossScalars}. */
   loss: Tensor;
-  /** Sums for metrics, of the shapes of {@link METRO_SUMS}. */
-  sums: MetroSums;
+  /**
+   * Sums over the batch, for metrics. `mlm*` are over the selected positions. `clm*` and `rtd*` are over
+   * the positions that count in their losses: `clmNll` is plain, `clmLoss` as it is minimised; they
+   * split into positions whose token was `Replaced` and `Other` ones. `rtdPredicted` counts positions
+   * taken for replaced, `rtdReplacedPredicted` those where that is right. `rtd*Above` are the same two
+   * counts at each of many thresholds, from which follows the area under the ROC curve.
+   */
+  sums: Record<
+    | `mlm${"Nll" | "Correct"}`
+    | `clm${"Nll" | "Loss" | "Replaced" | "ReplacedCorrect" | "Other" | "OtherCorrect"}`
+    | `rtd${"Loss" | "Replaced" | "Predicted" | "ReplacedPredicted" | "Above" | "ReplacedAbove"}`,
+    Tensor
+  >;
   /** What the main model's encoder read, u32 [batch, length]. */
   noise: Tensor;
 }
+
+/** The sums of {@link MetroOutputs}. */
+export type MetroSums = MetroOutputs["sums"];
 
 /**
  * Declares the inputs of {@link metro}.
@@ -108,8 +112,7 @@ export interface MetroOutputs {
  *
  * @example
  * ```ts
- * import { metroInputs } from "./metro.ts";
- * import { preset } from "./presets.ts";
+ * import { metroInputs, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(metroInputs(preset("base").objective, 2, 512).positions.shape, [2, 80]);
@@ -142,8 +145,7 @@ export function metroInputs(
  *
  * @example
  * ```ts
- * import { lossScalars } from "./metro.ts";
- * import { preset } from "./presets.ts";
+ * import { lossScalars, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const counts = { selected: 10, tokens: 100 };
@@ -153,8 +155,8 @@ export function metroInputs(
  */
 export function lossScalars(
   objective: ObjectiveConfig,
-  micro: LossCounts,
-  update: LossCounts,
+  micro: MetroBatch["counts"],
+  update: MetroBatch["counts"],
 ): Record<"mlmScale" | "clmScale" | "rtdScale", number> {
   const { mlmWeight, clmWeight, rtdWeight, maskedPositionsOnly, rtdAverage } = objective;
   const share = (part: number, whole: number) => whole === 0 ? 0 : part / whole;
@@ -183,10 +185,8 @@ export function lossScalars(
  *
  * @example
  * ```ts
- * import { metro, metroInputs } from "./metro.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { grad } from "../ops/mod.ts";
+ * import { declareParameters, metro, metroInputs, preset } from "@metro/t0/models";
+ * import { grad } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny"), p = declareParameters(model);

@@ -26,27 +26,27 @@ export interface TokenBatch {
   sequences: readonly (readonly [epoch: number, index: number])[];
 }
 
-/** How many of something the losses are averaged over. */
-export interface LossCounts {
-  /** Selected positions, m. */
-  selected: number;
-  /** Tokens that are not padding, v. */
-  tokens: number;
-}
-
-/** Values of the program's inputs, by name: see `MetroInputs`. */
-export type MetroValues = Record<
-  "tokens" | "auxTokens" | "decoderTokens" | "positions" | "inverse",
-  Uint32Array
->;
-
 /** A batch, ready to run. */
 export interface MetroBatch {
-  /** Values of the program's inputs. */
-  inputs: MetroValues;
-  /** Counts of this batch. */
-  counts: LossCounts;
+  /** Values of the program's inputs, by name: see `MetroInputs`. */
+  inputs: Record<
+    "tokens" | "auxTokens" | "decoderTokens" | "positions" | "inverse",
+    Uint32Array
+  >;
+  /** What the losses of this batch are averaged over. */
+  counts: {
+    /** Selected positions, m. */
+    selected: number;
+    /** Tokens that are not padding, v. */
+    tokens: number;
+  };
 }
+
+/** How many of something the losses are averaged over. */
+export type LossCounts = MetroBatch["counts"];
+
+/** Values of the program's inputs, by name. */
+export type MetroValues = MetroBatch["inputs"];
 
 /**
  * How many selected positions a sequence has room for: a multiple of 4 that masking cannot exceed.
@@ -75,8 +75,7 @@ export function slotsPerSequence(objective: ObjectiveConfig, length: number): nu
  *
  * @example
  * ```ts
- * import { prepareMetroBatch } from "./metro_batch.ts";
- * import { preset } from "./presets.ts";
+ * import { prepareMetroBatch, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model, objective } = preset("tiny");

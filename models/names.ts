@@ -220,8 +220,7 @@ export interface ForeignTensor {
  *
  * @example
  * ```ts
- * import { foreignNames } from "./names.ts";
- * import { preset } from "./presets.ts";
+ * import { foreignNames, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const names = foreignNames(preset("base").model, "release", ["main"]);
@@ -234,7 +233,7 @@ export interface ForeignTensor {
  */
 export function foreignNames(
   config: ModelConfig,
-  scheme: Scheme,
+  scheme: "reference" | "release",
   parts: readonly Part[],
 ): Map<string, ForeignTensor> {
   const column = scheme === "reference" ? 1 : 2;
@@ -295,8 +294,7 @@ export function foreignShapes(
  *
  * @example
  * ```ts
- * import { ourNames } from "./names.ts";
- * import { preset } from "./presets.ts";
+ * import { ourNames, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const names = ourNames(preset("base").model, "release", ["main"]);
@@ -306,7 +304,7 @@ export function foreignShapes(
  */
 export function ourNames(
   config: ModelConfig,
-  scheme: Scheme,
+  scheme: "reference" | "release",
   parts: readonly Part[],
 ): Map<string, string> {
   const names = new Map<string, string>();

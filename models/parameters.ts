@@ -17,8 +17,8 @@ export type Parameters = Readonly<Record<string, Tensor>>;
 
 /** Parts of the whole pretraining model. Finetuning needs `main` alone. */
 export const PARTS = ["main", "rtd", "aux"] as const;
-/** One of {@link PARTS}. */
-export type Part = typeof PARTS[number];
+/** A part of the whole pretraining model: the main model, the RTD head, the auxiliary model. */
+export type Part = "main" | "rtd" | "aux";
 
 type Shapes = Map<string, readonly number[]>;
 
@@ -30,8 +30,7 @@ type Shapes = Map<string, readonly number[]>;
  *
  * @example
  * ```ts
- * import { parameterShapes } from "./parameters.ts";
- * import { preset } from "./presets.ts";
+ * import { parameterShapes, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const shapes = parameterShapes(preset("base").model);
@@ -54,8 +53,7 @@ export function parameterShapes(
  *
  * @example
  * ```ts
- * import { parameterCount } from "./parameters.ts";
- * import { preset } from "./presets.ts";
+ * import { parameterCount, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.equal(parameterCount(preset("base").model, ["main"]), 225_618_432);
@@ -74,8 +72,7 @@ export function parameterCount(config: ModelConfig, parts: readonly Part[] = PAR
  *
  * @example
  * ```ts
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
+ * import { declareParameters, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const p = declareParameters(preset("tiny").model, ["main"]);

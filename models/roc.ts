@@ -6,7 +6,8 @@
  * @module
  */
 
-import { constant, greater, mul, reshape, sizeOf, sumRows, type Tensor } from "../ops/mod.ts";
+import { constant, greater, mul, reshape, sumRows, type Tensor } from "../ops/mod.ts";
+import { sizeOf } from "../ops/graph/tensor.ts";
 
 /** Below every logit, so that what is above it is everything. */
 const LOWEST = -3.4e38;
@@ -42,12 +43,12 @@ export const ROC_THRESHOLDS: readonly number[] = [
  * @example
  * ```ts
  * import { countAbove } from "./roc.ts";
- * import { evaluate, state } from "../ops/mod.ts";
+ * import { interpret, state } from "../ops/mod.ts";
  * import assert from "node:assert/strict";
  *
  * const above = countAbove(state("scores", [4]), state("counted", [4]));
  * const values = { scores: Float32Array.of(-99, 0.1, 99, 99), counted: Float32Array.of(1, 1, 1, 0) };
- * const [counts] = evaluate([above], { values });
+ * const [counts] = interpret([above], { values });
  * assert.deepEqual([counts[0], counts[1], counts.at(-1)], [3, 2, 1]);
  * ```
  */

@@ -47,15 +47,21 @@ export interface Seq2SeqOutputs {
 /**
  * Declares the inputs of {@link seq2seq}.
  *
+ * @param batch pairs
+ * @param lengths columns of the encoder's input; columns of the decoder's input and of the targets
+ *
  * @example
  * ```ts
- * import { seq2seqInputs } from "./t5.ts";
+ * import { seq2seqInputs } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(seq2seqInputs(2, { source: 496, target: 112 }).source.shape, [2, 496]);
  * ```
  */
-export function seq2seqInputs(batch: number, lengths: Seq2SeqLengths): Seq2SeqInputs {
+export function seq2seqInputs(
+  batch: number,
+  lengths: { source: number; target: number },
+): Seq2SeqInputs {
   return {
     source: input("source", [batch, lengths.source], "u32"),
     decoderTokens: input("decoderTokens", [batch, lengths.target], "u32"),
@@ -71,9 +77,7 @@ export function seq2seqInputs(batch: number, lengths: Seq2SeqLengths): Seq2SeqIn
  *
  * @example
  * ```ts
- * import { seq2seq, seq2seqInputs } from "./t5.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
+ * import { declareParameters, preset, seq2seq, seq2seqInputs } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny");
@@ -138,8 +142,7 @@ export interface T5Batch {
  *
  * @example
  * ```ts
- * import { prepareT5Batch } from "./t5.ts";
- * import { preset } from "./presets.ts";
+ * import { prepareT5Batch, preset } from "@metro/t0/models";
  * import assert from "node:assert/strict";
  *
  * const batch = { tokens: new Uint32Array(64).fill(9), length: 64, sequences: [[0, 0] as const] };

@@ -21,27 +21,19 @@ import { attentionLayer, embed, feedForward, finishStack, type LayerContext } fr
 import { embeddingNames, type Parameters, type Stack } from "./parameters.ts";
 import { relativeBuckets, t5Buckets } from "./relative.ts";
 
-/** Options of {@link encode}. */
-export interface EncodeOptions {
-  /** The main model's encoder (default) or the auxiliary model. */
-  stack?: "encoder" | "aux";
-  /** Dropout probability; 0, the default, outside training. */
-  dropout?: number;
-}
-
 /**
  * Runs an encoder. Pads are never attended to (and embedded as zeros, but in T5); a row of pads gives finite
  * values that mean nothing.
  *
  * @param tokens u32 [batch, length], right-padded
+ * @param options `stack`: the main model's encoder (default) or the auxiliary model; `dropout`: probability, 0,
+ *   the default, outside training
  * @returns [batch, length, hidden]
  *
  * @example
  * ```ts
- * import { encode } from "./transformer.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { input } from "../ops/mod.ts";
+ * import { declareParameters, encode, preset } from "@metro/t0/models";
+ * import { input } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny");
@@ -53,7 +45,7 @@ export function encode(
   parameters: Parameters,
   config: ModelConfig,
   tokens: Tensor,
-  { stack = "encoder", dropout = 0 }: EncodeOptions = {},
+  { stack = "encoder", dropout = 0 }: { stack?: "encoder" | "aux"; dropout?: number } = {},
 ): Tensor {
   const layers = stack === "encoder" ? config.encoderLayers : config.auxLayers;
   const context = (layer: number) => layerContext(parameters, config, dropout, stack, layer);
@@ -69,38 +61,21 @@ export function encode(
   return finishStack(context(layers), stack, x);
 }
 
-/** What {@link decode} reads besides its own tokens. */
-export interface DecodeOptions {
-  /** The encoder's output, [batch, source, hidden]. */
-  memory: Tensor;
-  /** The tokens that the encoder read, u32 [batch, source]: their pads are not attended to. */
-  memoryTokens: Tensor;
-  /** Dropout probability; 0, the default, outside training. */
-  dropout?: number;
-  /** Several targets of one source in each row. */
-  segments?: Segments;
-}
-
-/** Where the targets are that share a row. Both u32 [batch, length]. */
-export interface Segments {
-  /** The number of a token's target, from 1; 0 for pads. */
-  numbers: Tensor;
-  /** A token's row of the position table, counted from the start of its target. */
-  positions: Tensor;
-}
-
 /**
  * Runs the decoder under teacher forcing.
  *
  * @param tokens u32 [batch, length]: the start symbol, then the target without its last token
+ * @param options `memory`: the encoder's output, [batch, source, hidden]; `memoryTokens`: the tokens that it
+ *   read, u32 [batch, source], whose pads are not attended to; `dropout`: probability, 0, the default, outside
+ *   training; `segments`, where a row holds several targets of one source, both u32 [batch, length]: the
+ *   number of a token's target, from 1, 0 for pads, and its row of the position table, counted from the start
+ *   of its target
  * @returns [batch, length, hidden]; row i predicts target i
  *
  * @example
  * ```ts
- * import { decode, encode } from "./transformer.ts";
- * import { declareParameters } from "./parameters.ts";
- * import { preset } from "./presets.ts";
- * import { input } from "../ops/mod.ts";
+ * import { declareParameters, decode, encode, preset } from "@metro/t0/models";
+ * import { input } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { model } = preset("tiny"), p = declareParameters(model);
@@ -113,7 +88,12 @@ export function decode(
   parameters: Parameters,
   config: ModelConfig,
   tokens: Tensor,
-  { memory, memoryTokens, dropout = 0, segments }: DecodeOptions,
+  { memory, memoryTokens, dropout = 0, segments }: {
+    memory: Tensor;
+    memoryTokens: Tensor;
+    dropout?: number;
+    segments?: { numbers: Tensor; positions: Tensor };
+  },
 ): Tensor {
   const context = (layer: number) => layerContext(parameters, config, dropout, "decoder", layer);
   const bias = isT5(config)

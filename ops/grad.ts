@@ -20,9 +20,7 @@ import { formatShape, isSource, type Node, type Tensor, topological } from "./gr
  *
  * @example
  * ```ts
- * import { grad } from "./grad.ts";
- * import { sumSquares } from "./primitives/reduce.ts";
- * import { state } from "./graph/tensor.ts";
+ * import { grad, state, sumSquares } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const w = state("w", [3]);

@@ -9,16 +9,13 @@ import { isFallback, openGpuDevice } from "./gpu/device.ts";
 import { UserError } from "./graph/errors.ts";
 import type { Device } from "./program/device.ts";
 
-/**
- * What to compute on. `auto`: a GPU if there is one, else the processor. `gpu`: a GPU. `cpu`: the processor.
- * `software`: the kernels of GPUs on a driver that computes on the processor, for tests.
- */
-export type AdapterChoice = "auto" | "gpu" | "cpu" | "software";
-
 /** How to open a device. */
 export interface OpenOptions {
-  /** What to compute on; `auto` if absent. */
-  adapter?: AdapterChoice;
+  /**
+   * What to compute on. `auto`, if absent: a GPU if there is one, else the processor. `gpu`: a GPU. `cpu`: the
+   * processor. `software`: the kernels of GPUs on a driver that computes on the processor, for tests.
+   */
+  adapter?: "auto" | "gpu" | "cpu" | "software";
   /** Threads of the processor; all it has if absent. */
   threads?: number;
   /** Bytes of memory that the processor may use; what it can address if absent. */
@@ -27,16 +24,19 @@ export interface OpenOptions {
   gpu?: GPU;
 }
 
+/** What to compute on. */
+export type AdapterChoice = NonNullable<OpenOptions["adapter"]>;
+
 /**
  * Opens a device.
  *
  * @throws {UserError} if there is none of the kind that was asked for
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "./open_device.ts";
+ * ```ts
+ * import { openDevice } from "@metro/t0/ops";
  *
- * const device = await openDevice({ adapter: "gpu" });
+ * const device = await openDevice({ adapter: "cpu", threads: 1 });
  * console.log(device.adapterName);
  * device.destroy();
  * ```

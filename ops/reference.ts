@@ -15,32 +15,30 @@ import {
   type Values,
 } from "./graph/tensor.ts";
 
-/** What {@link evaluate} needs besides the graph. */
-export interface EvaluateOptions {
-  /** Values of states and inputs, by name. */
-  values?: Record<string, ArrayLike<number>>;
-  /** Run key, sequence base and scalar inputs. */
-  run?: Partial<RunContext>;
-}
-
 /**
- * Evaluates tensors on the host.
+ * Evaluates tensors on the host, in float64.
  *
+ * @param options `values` of states and inputs, by name; `run`: random key, index of the first sequence in the
+ *   global batch, and scalar inputs by name
+ * @returns the elements of each tensor
  * @throws {Error} if a source has no value or one of the wrong length
  *
  * @example
  * ```ts
- * import { evaluate } from "./reference.ts";
- * import { sum } from "./primitives/reduce.ts";
- * import { state } from "./graph/tensor.ts";
+ * import { interpret, state, sum } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
- * const [s] = evaluate([sum(state("x", [3]))], { values: { x: [1, 2, 3] } });
+ * const [s] = interpret([sum(state("x", [3]))], { values: { x: [1, 2, 3] } });
  * assert.equal(s[0], 6);
  * ```
  */
-export function evaluate(outputs: readonly Tensor[], options: EvaluateOptions = {}): Values[] {
-  const { values = {}, run = {} } = options;
+export function interpret(
+  outputs: readonly Tensor[],
+  { values = {}, run = {} }: {
+    values?: Record<string, ArrayLike<number>>;
+    run?: { key?: number; sequence?: number; scalars?: Record<string, number> };
+  } = {},
+): (Float64Array | Uint32Array)[] {
   const context: RunContext = { key: 0, sequence: 0, scalars: {}, ...run };
   const known = new Map<Tensor, Values>();
   for (const node of topological(outputs)) {
@@ -49,7 +47,7 @@ export function evaluate(outputs: readonly Tensor[], options: EvaluateOptions = 
       const given = values[node.attrs.name];
       if (given === undefined || given.length !== sizeOf(t.shape)) {
         throw new Error(
-          `evaluate: ${node.attrs.name} needs ${sizeOf(t.shape)} values, got ${
+          `interpret: ${node.attrs.name} needs ${sizeOf(t.shape)} values, got ${
             given?.length ?? "none"
           }`,
         );

@@ -7,17 +7,13 @@ import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
 import { interruption, main } from "../tasks/command/cli.ts";
-import { evaluateModel } from "../tasks/evaluate.ts";
-import type { Evaluation } from "../tasks/evaluate/results.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluate/report.ts";
 import { help } from "../tasks/command/help.ts";
-import { resolveModel } from "../tasks/checkpoints/hub.ts";
-import { finetunedRun, loadModel, shortName } from "../tasks/checkpoints/model.ts";
+import { finetunedRun, shortName } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICE_OPTIONS, parseDevices } from "../tasks/config/device_flags.ts";
-import { evaluateByWorkers } from "../tasks/launch/evaluate.ts";
-import { openFirst, prepareAdapters } from "../tasks/devices/prepare.ts";
+import { evaluateOnDevices } from "../tasks/launch/evaluate.ts";
 
 const OPTIONS = describe({
   run: {
@@ -127,28 +123,29 @@ await main(async () => {
   const out = flags.out ??
     join(flags.run === undefined ? join("runs", shortName(chosen)) : chosen, "eval");
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
-  // Too few devices are better known before a model is downloaded.
-  const placement = await prepareAdapters({ ranks: devices, adapter, threads });
-  const run = await resolveModel(chosen);
   const interrupted = interruption("what is finished is kept");
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
   const batches = { batchSize, batchTokens };
-  const job = { run, tasks, data, templates, allowMissing, skipBad, out, seed, limit, batches };
-  const options = { relativeMaxDistance }, output = process.stderr;
-  const ranks = placement.environment.length;
-  let evaluation: Evaluation;
-  if (ranks === 1) {
-    const device = await openFirst(placement);
-    const model = { ...await loadModel(device, run, options), name: chosen };
-    console.error(`${chosen} on ${device.adapterName}`);
-    evaluation = await evaluateModel({ ...job, model, interrupted, output });
-    model.destroy();
-    device.destroy();
-  } else {
-    console.error(`${chosen} on ${ranks} devices`);
-    const where = { placement, timeout, interrupted, output };
-    evaluation = await evaluateByWorkers({ job, name: chosen, options, ...where });
-  }
+  const job = {
+    run: chosen,
+    tasks,
+    data,
+    templates,
+    allowMissing,
+    skipBad,
+    out,
+    seed,
+    limit,
+    batches,
+  };
+  const evaluation = await evaluateOnDevices({ ...job, relativeMaxDistance }, {
+    devices,
+    adapter,
+    threads,
+    timeout,
+    interrupted,
+    output: process.stderr,
+  });
   for (const line of await writeEvaluation(evaluation, { run: chosen, out, compare })) {
     console.log(line);
   }

@@ -6,7 +6,6 @@
 import { join } from "node:path";
 import process from "node:process";
 import { interruption, main } from "../tasks/command/cli.ts";
-import { finetune } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
 import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";
@@ -14,7 +13,7 @@ import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
 import { finetuneDefaults } from "../tasks/config/help_defaults.ts";
 import { resumeOf } from "../tasks/checkpoints/run_folder.ts";
-import { train } from "../tasks/launch/train.ts";
+import { finetuneOnDevices } from "../tasks/launch/finetune.ts";
 
 const OPTIONS = { ...FINETUNE_COMMAND, ...FINETUNE_CONFIG };
 
@@ -51,7 +50,6 @@ await main(async () => {
   checkModelFlags(flags);
   const { run, model, relativeMaxDistance, out, resume, workers, devices, ...others } = flags;
   const { adapter, threads, timeout, retries, requeue, ...given } = others;
-  const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
   const job = {
@@ -64,10 +62,10 @@ await main(async () => {
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
   };
-  const finished = await train({
-    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/launch/finetune_rank.ts", import.meta.url),
-  }, finetune);
+  const finished = await finetuneOnDevices(job, {
+    ...{ devices: parseDevices(devices), adapter, threads, timeout, retries, interrupted },
+    output: process.stderr,
+  });
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,
   );

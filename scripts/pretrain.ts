@@ -11,8 +11,7 @@ import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
 import { pretrainDefaults } from "../tasks/config/help_defaults.ts";
 import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
-import { train } from "../tasks/launch/train.ts";
-import { pretrain } from "../tasks/pretrain.ts";
+import { pretrainOnDevices } from "../tasks/launch/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
 
 const OPTIONS = { ...PRETRAIN_COMMAND, ...PRETRAIN_CONFIG };
@@ -48,7 +47,6 @@ await main(async () => {
   const flags = { ...defaults(PRETRAIN_COMMAND), ...parseFlags(OPTIONS, Deno.args) };
   const { run, resume, packed, workers, devices, adapter, threads, ...others } = flags;
   const { timeout, retries, requeue, ...given } = others;
-  const ranks = parseDevices(devices);
   const goesOn = resumeOf({ resume, requeue });
   const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
   const folder = run ?? await unnamedRun(name, goesOn);
@@ -61,10 +59,10 @@ await main(async () => {
     packed,
     workers,
   };
-  await train({
-    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/launch/pretrain_rank.ts", import.meta.url),
-  }, pretrain);
+  await pretrainOnDevices(job, {
+    ...{ devices: parseDevices(devices), adapter, threads, timeout, retries, interrupted },
+    output: process.stderr,
+  });
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);
   Deno.exit(0);
 });

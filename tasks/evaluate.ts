@@ -10,7 +10,8 @@ import { createHash } from "node:crypto";
 import { mkdir, open, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import process from "node:process";
-import { headerSize, type ModelConfig, parseHeader } from "../models/mod.ts";
+import { type ModelConfig } from "../models/mod.ts";
+import { headerSize, parseHeader } from "../models/formats/safetensors.ts";
 import { checkpointFile } from "./checkpoints/save.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import { key, Random } from "../ops/graph/random.ts";
@@ -39,7 +40,7 @@ import {
 import { exists } from "./files/write.ts";
 import { openWeights } from "./files/weights.ts";
 
-/** What {@link evaluateModel} needs. */
+/** What {@link evaluate} needs. */
 export interface EvaluateJob {
   /** The model. */
   model: LoadedModel;
@@ -52,13 +53,13 @@ export interface EvaluateJob {
   /** Folder of the templates. */
   templates: string;
   /** Leave tasks out whose rows or templates are not there. */
-  allowMissing: boolean;
+  allowMissing?: boolean;
   /** Count unusable rows instead of stopping at the first. */
-  skipBad: boolean;
+  skipBad?: boolean;
   /** Folder of the results. */
   out: string;
-  /** Seed of the templates' random choices. */
-  seed: number;
+  /** Seed of the templates' random choices; 1 if absent. */
+  seed?: number;
   /** Examples of each task at most, from the first on; all if absent. */
   limit?: number;
   /** How batches are made. */
@@ -66,6 +67,8 @@ export interface EvaluateJob {
   /**
    * Ranks that share the batches, each with the model on a device of its own; this one alone if absent. All
    * of them get the same job and see the same files; rank 0 writes.
+   *
+   * @ignore
    */
   group?: Communicator;
   /** Aborted when the user wants the job to stop; what is finished stays. One rank's word is enough. */
@@ -91,6 +94,8 @@ export interface EvaluationTask {
 }
 
 const LISTED = 20;
+/** Where the random choices start that nobody chose. */
+const SEED = 1;
 const RANDOM_CHOICE = 0x6576616c;
 
 /**
@@ -157,8 +162,30 @@ export async function resolveTasks(
  * ranks, where all have the same kind of device.
  *
  * @throws {UserError} for missing tasks, and for unusable rows unless they are skipped
+ *
+ * @example
+ * ```ts
+ * import { evaluate, loadModel, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const { results } = await evaluate({
+ *   ...{ model, run, out: `${run}/eval`, limit: 2 },
+ *   ...{ tasks: ["film_notes"], data: "data/tasks", templates: "data/templates" },
+ * });
+ * model.destroy();
+ * assert.equal(results[0].column, "film_notes");
+ * assert.equal(results[0].examples, 2);
+ * await rm(folder, { recursive: true });
+ * ```
  */
-export async function evaluateModel(job: EvaluateJob): Promise<Evaluation> {
+export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
   const { model, out, output = process.stderr, group = alone() } = job;
   const leads = group.rank === 0;
   const { tasks, missing } = await resolveTasks(job);
@@ -297,7 +324,7 @@ function prepare(
   for (const { row, number } of rows) {
     const place = { dataset: task.dataset, split: task.split, row: number };
     try {
-      const { prompt, choices, gold } = questionOf(template, row, place, job.seed);
+      const { prompt, choices, gold } = questionOf(template, row, place, job.seed ?? SEED);
       prepared.requests.push(ranker.request(prompt, choices));
       prepared.gold.push(gold);
       prepared.places.push(prepared.requests.length - 1);
@@ -406,8 +433,8 @@ function settingsOf(
     weights,
     maxSource,
     maxTarget,
-    job.seed,
-    job.skipBad,
+    job.seed ?? SEED,
+    job.skipBad ?? false,
     task.split,
     jinja,
     answerChoices,

@@ -14,14 +14,14 @@ import { mkdir, readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
-import type { Device } from "../ops/mod.ts";
+import { type Device, openDevice } from "../ops/mod.ts";
 import { writeFile } from "./files/write.ts";
 import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./prompts/windows.ts";
 import { DROPS } from "./prompts/examples.ts";
 import {
   FINETUNE_CONFIG,
   type FinetuneConfig,
-  type GivenFinetune,
+  type FinetuneSettings,
   resolveFinetune,
 } from "./config/finetune.ts";
 import { readJson } from "./files/json.ts";
@@ -48,17 +48,20 @@ import {
   hasCheckpoint,
   millions,
   readConfig,
-  type Resume,
 } from "./checkpoints/run_folder.ts";
 import { exists } from "./files/write.ts";
-import { type Interruption, trainLoop } from "./train/loop.ts";
+import { trainLoop } from "./train/loop.ts";
 import { Trainer } from "./train/trainer.ts";
 
 /** What {@link finetune} needs besides the config. */
 export interface FinetuneJob {
-  /** Opens the device; called once the mixture has been resolved. */
-  openDevice(): Promise<Device>;
-  /** What the device will be, if it is the processor: a model that does not fit is refused at once. */
+  /** Opens the device, once the mixture is known; what there is, a GPU rather than the CPU, if absent. */
+  openDevice?(): Promise<Device>;
+  /**
+   * What the device will be, if it is the processor: a model that does not fit is refused at once.
+   *
+   * @ignore
+   */
   cpu?: CpuRoom;
   /** Folder of the pretrained run; with `resume`, of the finetuning run. Or `model` instead. */
   run?: string;
@@ -69,17 +72,21 @@ export interface FinetuneJob {
   /** Folder of the finetuning run; inside the pretrained run, or in `runs/`, if absent. */
   out?: string;
   /** Go on from the finetuning run's checkpoint. */
-  resume: Resume;
-  /** What the user set. */
-  given: GivenFinetune;
+  resume?: boolean | "requeue";
+  /** What to set; the preset of the model's size has the rest. */
+  given: Partial<FinetuneSettings>;
   /** Rows and templates to use when none are given. */
-  sample: { data: string; templates: string };
-  /** Threads that render and tokenise. */
-  workers: number;
-  /** The ranks that train together, each with its own device; this one alone if absent. */
+  sample?: { data: string; templates: string };
+  /** Threads that render and tokenise; one if absent. */
+  workers?: number;
+  /**
+   * The ranks that train together, each with its own device; this one alone if absent.
+   *
+   * @ignore
+   */
   group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: Interruption;
+  interrupted?: { readonly aborted: boolean };
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }
@@ -93,6 +100,29 @@ const LOOKED_AT = 100;
  * @returns the finetuning run's folder and its metric records
  * @throws {UserError} for unusable rows, templates, settings, folder or device, and for a loss that is not
  * finite
+ *
+ * @example
+ * ```ts
+ * import { finetune, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const finetuned = await finetune({
+ *   run,
+ *   given: {
+ *     ...{ data: "data/tasks", templates: "data/templates", mixture: ["film_notes"] },
+ *     ...{ updates: 1, batchSize: 4, window: 16, evaluateExamples: 0 },
+ *   },
+ * });
+ * assert.equal(finetuned.run, `${run}/film_notes`);
+ * assert.equal(finetuned.metrics[0].update, 1);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export async function finetune(
   job: FinetuneJob,
@@ -126,7 +156,7 @@ export async function finetune(
     if (!resume) say(mixtureLines(mixture, table).join("\n"));
 
     const source = windowSource(config, mixture, model, config.window);
-    windows = new WindowAhead(source, job.workers);
+    windows = new WindowAhead(source, job.workers ?? 1);
     const ahead = windows;
     const begun = await group.patiently("rendering prompts", () => ahead.get(0, 0));
     if (begun.sourceLengths.length === 0) {
@@ -139,7 +169,7 @@ export async function finetune(
       () => heldoutWindow(config, mixture, run, model),
     );
 
-    device = await job.openDevice();
+    device = await (job.openDevice ?? openDevice)();
     const objective = seq2seqObjective(config.model, config.labelSmoothing);
     trainer = new Trainer(device, config.model, objective, config, config.seed, group);
     say(
@@ -220,8 +250,13 @@ interface Prepared {
 }
 
 async function newRun(job: FinetuneJob): Promise<Prepared> {
-  const { given, sample } = job;
+  const { given, sample = { data: "", templates: "" } } = job;
   const from = fromOf(job);
+  if (!job.sample && given.data === undefined && given.templates === undefined) {
+    throw new UserError(
+      "--data and --templates: expected folders of rows and of templates, got none",
+    );
+  }
   const model =
     await (job.run === undefined ? readModel(from, job.modelOptions) : readRunModel(job.run));
   const base = { from, model, sampleData: sample.data, sampleTemplates: sample.templates };

@@ -1,78 +1,62 @@
 /**
- * The jobs as functions: corpus, tokenizer, packing, batches, training, checkpoints, metrics, reports.
+ * The jobs: pretrain a model, finetune it on prompts, evaluate it, ask it; and what they are made of.
+ *
+ * - {@link pretrain}, {@link finetune} and {@link evaluate} run on one device,
+ *   {@link pretrainOnDevices}, {@link finetuneOnDevices} and {@link evaluateOnDevices} on all that a machine
+ *   has. Their `given` are the flags of the commands.
+ * - {@link loadModel} reads a run, a folder, or a model of the Hugging Face Hub, for {@link generate},
+ *   {@link rank}, and, with many prompts, {@link Generator} and {@link Ranker}.
+ * - {@link openTensors} looks into a run's weights, {@link convertModel} writes them as others read them.
+ * - {@link trainTokenizer} and {@link trainUnigram} make vocabularies, {@link loadTokenizer} reads them.
+ * - {@link mixtureDatasets} and {@link T0_EVAL} are what T0 learns from and is judged by;
+ *   {@link openTemplates} and {@link readRows} read prompts and rows.
+ * - {@link readResults}, {@link summarize}, {@link compareRuns} and {@link writeEvaluation} make tables of
+ *   results, {@link readMetrics} reads what a run measured.
+ *
+ * ```ts ignore
+ * import { finetune, generate, loadModel, pretrain } from "@metro/t0";
+ *
+ * await pretrain({ run: "runs/mine", given: { preset: "small", text: ["my/texts"] } });
+ * const { run } = await finetune({
+ *   run: "runs/mine",
+ *   given: { mixture: ["all"], data: "my/rows", templates: "my/templates" },
+ * });
+ * console.log(await generate(await loadModel(run), "Is rain wet? Yes or no?"));
+ * ```
  *
  * @module
  */
 
-export * from "./text/batches.ts";
-export * from "./checkpoints/save.ts";
-export * from "./checkpoints/convert.ts";
-export * from "./text/corpus.ts";
-export * from "./evaluate.ts";
-export * from "./evaluate/report.ts";
-export * from "./prompts/windows.ts";
-export * from "./prompts/examples.ts";
-export * from "./finetune.ts";
+export { type PretrainConfig } from "./config/pretrain.ts";
+export { pretrain, type PretrainJob } from "./pretrain.ts";
+export { type FinetuneSettings } from "./config/finetune.ts";
+export { finetune, type FinetuneJob } from "./finetune.ts";
+export { evaluate, type EvaluateJob } from "./evaluate.ts";
+export { type DevicesOptions } from "./launch/options.ts";
+export { pretrainOnDevices } from "./launch/pretrain.ts";
+export { finetuneOnDevices } from "./launch/finetune.ts";
+export { evaluateOnDevices } from "./launch/evaluate.ts";
+export { type LoadedModel, loadModel, type ModelOptions } from "./checkpoints/model.ts";
+export { openTensors, type Tensors, writeTensors } from "./checkpoints/save.ts";
+export { convertModel, convertTokenizer } from "./checkpoints/convert.ts";
+export { generate, type Generated, type GenerateOptions, Generator } from "./generate/generate.ts";
+export { rank, Ranker, type RankerOptions, type RankRequest } from "./evaluate/rank.ts";
+export { loadTokenizer, Tokenizer, type TokenizerJson } from "./tokenizer/tokenizer.ts";
+export { type TokenizerOptions, trainTokenizer } from "./tokenizer/train_bpe.ts";
+export { trainUnigram } from "./tokenizer/train_unigram.ts";
+export { mixtureDatasets, T0_EVAL, type TrainDataset } from "./prompts/t0.ts";
+export { Template, type TemplateSource } from "./prompts/template.ts";
+export { openTemplates, type Templates } from "./prompts/templates.ts";
+export { type Row } from "./rows/row.ts";
+export { readRows } from "./rows/stream.ts";
 export {
-  type FinetuneBase,
-  type FinetuneConfig,
-  type FinetuneSettings,
-  type GivenFinetune,
-  resolveFinetune,
-} from "./config/finetune.ts";
-export * from "./generate/generate.ts";
-export * from "./checkpoints/hub.ts";
-export { type ErrorKind, PyFloat, PyObject } from "./jinja/values.ts";
-export * from "./train/lengths.ts";
-export * from "./reports/metrics.ts";
-export * from "./text/mix.ts";
-export * from "./prompts/mixture.ts";
-export * from "./checkpoints/model.ts";
-export * from "./checkpoints/parameters.ts";
-export * from "./train/objective.ts";
-export * from "./checkpoints/optimizer.ts";
-export * from "./text/pack.ts";
-export * from "./text/packed.ts";
-export * from "./train/pair_batches.ts";
-export { type TensorSlice } from "./parallel/buckets.ts";
-export * from "./parallel/communicator.ts";
-export * from "./parallel/share.ts";
-export * from "./pretrain.ts";
-export { type GivenPretrain, type PretrainConfig, resolvePretrain } from "./config/pretrain.ts";
-export * from "./reports/progress.ts";
-export * from "./prompts/ids.ts";
-export * from "./prompts/lint.ts";
-export * from "./prompts/t0.ts";
-export * from "./prompts/template.ts";
-export * from "./prompts/templates.ts";
-export * from "./evaluate/rank.ts";
-export * from "./reports/training.ts";
-export * from "./evaluate/results.ts";
-export * from "./rows/mod.ts";
-export * from "./checkpoints/run_folder.ts";
-export * from "./text/shuffle.ts";
-export * from "./verify/step_folder.ts";
-export * from "./evaluate/plots.ts";
-export * from "./tokenizer/tokenizer.ts";
-export { metroText } from "./tokenizer/metro_text.ts";
-export {
-  type Piece,
-  type PieceType,
-  readSentencePiece,
-  type SentencePieceModel,
-} from "./tokenizer/sentencepiece.ts";
-export {
-  readSentencePieceJson,
-  sentencePieceJson,
-  type SentencePieceLayout,
-} from "./tokenizer/sentencepiece_json.ts";
-export * from "./tokenizer/train_bpe.ts";
-export { trainUnigram, type UnigramOptions } from "./tokenizer/train_unigram.ts";
-export * from "./train/loop.ts";
-export * from "./train/trainer.ts";
-export * from "./train/programs.ts";
-export * from "./verify/model.ts";
-export * from "./verify/prompts.ts";
-export * from "./verify/step.ts";
-export * from "./verify/tokenizer.ts";
-export * from "./files/weights.ts";
+  compareRuns,
+  type Comparison,
+  type Evaluation,
+  readResults,
+  summarize,
+  type Summary,
+  type TemplateResult,
+} from "./evaluate/results.ts";
+export { writeEvaluation } from "./evaluate/report.ts";
+export { type MetricRecord, readMetrics } from "./reports/metrics.ts";

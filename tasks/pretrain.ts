@@ -13,7 +13,7 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
-import type { Device } from "../ops/mod.ts";
+import { type Device, openDevice } from "../ops/mod.ts";
 import {
   Batcher,
   type BatcherState,
@@ -39,7 +39,6 @@ import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
 import { type CpuRoom, expectRoom } from "./plan/room.ts";
 import { subjectOf, workOf } from "./plan/work.ts";
 import {
-  type GivenPretrain,
   modelConfig,
   objectiveConfig,
   PRETRAIN_CONFIG,
@@ -53,13 +52,12 @@ import {
   hasCheckpoint,
   millions,
   readConfig,
-  type Resume,
 } from "./checkpoints/run_folder.ts";
 import { exists } from "./files/write.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
-import { type BatchSource, type Interruption, trainLoop } from "./train/loop.ts";
+import { type BatchSource, trainLoop } from "./train/loop.ts";
 import { Trainer } from "./train/trainer.ts";
 import { batchShapes, microBatches } from "./train/update_shapes.ts";
 
@@ -72,26 +70,34 @@ const FREQUENCY_SAMPLE = 1_000_000;
 
 /** What {@link pretrain} needs besides the config. */
 export interface PretrainJob {
-  /** Opens the device; called once the text has been read. */
-  openDevice(): Promise<Device>;
-  /** What the device will be, if it is the processor: a model that does not fit is refused at once. */
+  /** Opens the device, once the text has been read; what there is, a GPU rather than the CPU, if absent. */
+  openDevice?(): Promise<Device>;
+  /**
+   * What the device will be, if it is the processor: a model that does not fit is refused at once.
+   *
+   * @ignore
+   */
   cpu?: CpuRoom;
   /** Folder of the run. */
   run: string;
-  /** Go on from the folder's checkpoint. */
-  resume: Resume;
-  /** What the user set. */
-  given: GivenPretrain;
+  /** Go on from the folder's checkpoint; with `requeue`, if there is one. */
+  resume?: boolean | "requeue";
+  /** What to set; the preset, `tiny` if that is not given either, has the rest. */
+  given: Partial<PretrainConfig>;
   /** The corpus to read when none is given. */
-  sampleCorpus: string;
+  sampleCorpus?: string;
   /** Folder of the packed corpus; inside the run folder if absent. */
   packed?: string;
-  /** Threads that encode text. */
-  workers: number;
-  /** The ranks that train together, each with its own device; this one alone if absent. */
+  /** Threads that encode text; one if absent. */
+  workers?: number;
+  /**
+   * The ranks that train together, each with its own device; this one alone if absent.
+   *
+   * @ignore
+   */
   group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: Interruption;
+  interrupted?: { readonly aborted: boolean };
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }
@@ -101,16 +107,35 @@ export interface PretrainJob {
  *
  * @returns the run folder's last metric records
  * @throws {UserError} for unusable text, settings, folder or device, and for a loss that is not finite
+ *
+ * @example
+ * ```ts
+ * import { pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * const [record] = await pretrain({
+ *   run,
+ *   given: {
+ *     text: ["data/corpus/answers_1.txt"],
+ *     ...{ vocabSize: 300, heldOut: 0, updates: 1, batchTokens: 512 }, // the preset says the rest
+ *   },
+ * });
+ * assert.equal(record.update, 1);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const output = job.output ?? process.stderr;
   const { group = alone() } = job;
   const resume = job.resume === "requeue"
     ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(job.run))
-    : job.resume;
+    : job.resume ?? false;
   const leads = group.rank === 0;
   const say = (text: string) => void (leads && output.write(text + "\n"));
-  const config = resume ? await savedConfig(job) : resolvePretrain(job.given, [job.sampleCorpus]);
+  const config = resume ? await savedConfig(job) : resolvePretrain(job.given, corpusOf(job));
   const parts = partsPerMicroBatch(config, group.size);
   if (job.cpu) expectFit(config, group.size, job.cpu);
   const undo = leads && !resume && !await exists(job.run)
@@ -127,7 +152,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
     train = openCorpora(job, config, "train");
     heldout = config.heldOut > 0 ? openCorpora(job, config, "heldout") : undefined;
 
-    device = await job.openDevice();
+    device = await (job.openDevice ?? openDevice)();
     const model = modelConfig(config, tokenizer.rows, tokenizer.sentinels);
     const objective = config.objective === "metro"
       ? metroObjective(model, objectiveConfig(config), config.seed)
@@ -177,6 +202,13 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
 }
 
 // ---- Config and folder ----
+
+/** What to read when no text is given. */
+function corpusOf({ given, sampleCorpus }: PretrainJob): readonly string[] {
+  if (sampleCorpus !== undefined) return [sampleCorpus];
+  if (given.text) return given.text;
+  throw new UserError("--text: expected files, folders or globs of text, got none");
+}
 
 /** The config of the run folder, which flags may repeat but not change. */
 async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig> {
@@ -303,7 +335,7 @@ async function prepareCorpora(job: Settled, tokenizer: Tokenizer): Promise<void>
       longLines: config.longLines,
       heldOut: config.heldOut,
       seed: config.seed,
-      workers: job.workers,
+      workers: job.workers ?? 1,
     };
     if (isFresh(folder, request)) continue;
     if (job.resume) {

@@ -92,6 +92,7 @@ export class CpuDevice implements Device {
   #arena = { at: 0, left: 0 };
   readonly #staging: CpuReadback;
   #lastRead: Promise<unknown> = Promise.resolve();
+  #destroyed = false;
 
   /** Use {@link openCpuDevice}. */
   constructor(options: CpuOptions) {
@@ -144,6 +145,7 @@ export class CpuDevice implements Device {
 
   /** Throws the first error of a thread. */
   check(): void {
+    if (this.#destroyed) throw new Error("the CPU device was destroyed");
     this.#queue.check();
   }
 
@@ -349,6 +351,7 @@ export class CpuDevice implements Device {
 
   /** Ends the threads. */
   destroy(): void {
+    this.#destroyed = true;
     this.#queue.end();
   }
 }

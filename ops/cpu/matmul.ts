@@ -7,7 +7,7 @@
  * in the first-level cache), and tiles of 6 × 8 numbers of C stay in registers while k passes by. Sixteen
  * registers hold 12 vectors of C, two of B and one of A, whose numbers are spread as they are read. A is
  * read where it lies; a slice of it is transposed first if it is stored so, or copied if its rows lie at
- * multiples of 2 KiB, which a cache can keep few of. One micro-kernel serves all.
+ * multiples of 1 KiB, which a cache can keep few of. One micro-kernel serves all.
  *
  * Every number of C is one chain of multiply-adds along k: cutting C differently does not change the bits.
  *
@@ -99,6 +99,8 @@ function microKernel(module: Module, rows: number): Func {
     f.increase(panel, number * 32);
     f.increase(count, -number);
   };
+  // The loop itself costs a twentieth where it is short; full tiles are what most time is spent on.
+  if (rows === TILE_ROWS) f.while(i32.geU(count, i32.const(16)), () => steps(16));
   f.while(i32.geU(count, i32.const(4)), () => steps(4));
   f.while(count, () => steps(1));
   eachRow((at, r) => {
@@ -116,25 +118,26 @@ export function packRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32"]);
   const [b, stride, to, steps, panels] = [0, 1, 2, 3, 4].map((i) => f.param(i));
-  const i = f.local("i32"), from = f.pointer(), second = f.pointer();
+  const i = f.local("i32"), from = f.pointer();
   const panelBytes = f.local("i32", i32.shl(steps, i32.const(5)));
-  // Two panels at a time: together their part of a row is a line of the cache.
-  const some = (number: 1 | 2) => {
+  const panel = [to, ...Array.from({ length: 3 }, () => f.pointer())];
+  // Many panels at a time: their parts of a row are whole lines of the cache, one after the other.
+  const some = (number: number) => {
     f.set(from, b);
-    f.set(second, f.plus(to, panelBytes));
+    for (let p = 1; p < number; p++) f.set(panel[p], f.plus(panel[p - 1], panelBytes));
     f.set(i, i32.const(0));
     f.for(i, steps, 1, () => {
-      for (const at of [0, 16]) f.store(to, v.load(from, at), at);
-      if (number === 2) { for (const at of [0, 16]) f.store(second, v.load(from, 32 + at), at); }
+      for (let p = 0; p < number; p++) {
+        for (const half of [0, 16]) f.store(panel[p], v.load(from, 32 * p + half), half);
+      }
       f.set(from, f.plus(from, stride));
-      f.increase(to, 32);
-      if (number === 2) f.increase(second, 32);
+      for (let p = 0; p < number; p++) f.increase(panel[p], 32);
     });
-    if (number === 2) f.set(to, second);
+    if (number > 1) f.set(to, panel[number - 1]);
     f.increase(b, 32 * number);
     f.increase(panels, -number);
   };
-  f.while(i32.geU(panels, i32.const(2)), () => some(2));
+  for (const number of [4, 2]) f.while(i32.geU(panels, i32.const(number)), () => some(number));
   f.if(panels, () => some(1));
   return f;
 }
@@ -310,7 +313,7 @@ export function multiplyBlock(f: Func, micro: readonly Func[], s: BlockSpec): vo
 }
 
 /** Rows at multiples of so many numbers fall on few places of a cache. */
-const AWKWARD = 512;
+const AWKWARD = 256;
 /** Bytes from one row of a transposed or copied slice of A to the next: no power of two. */
 const TURNED_BYTES = (SLICE + 16) * 4;
 

@@ -11,7 +11,7 @@
  *
  * @example
  * ```ts
- * import { UserError } from "./errors.ts";
+ * import { UserError } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.throws(() => {

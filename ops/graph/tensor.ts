@@ -13,21 +13,28 @@ import type { PointwiseRule } from "./expression.ts";
 /** Element types. Half precision will join here. */
 export type DType = "f32" | "u32";
 
-/** Shape and element type. */
-export interface TensorType {
+/** A symbolic tensor: one output of a node. Operations make them; nothing is computed until a program runs. */
+export interface Tensor {
   /** Sizes, outermost first; `[]` is a scalar. */
   readonly shape: readonly number[];
   /** Element type. */
   readonly dtype: DType;
-}
-
-/** A symbolic tensor: one output of a node. */
-export interface Tensor extends TensorType {
-  /** The node that makes it. */
+  /**
+   * The node that makes it.
+   *
+   * @ignore
+   */
   readonly node: Node;
-  /** Which of the node's outputs it is. */
+  /**
+   * Which of the node's outputs it is.
+   *
+   * @ignore
+   */
   readonly index: number;
 }
+
+/** Shape and element type. */
+export type TensorType = Pick<Tensor, "shape" | "dtype">;
 
 /** One application of a primitive. */
 // deno-lint-ignore no-explicit-any
@@ -187,7 +194,7 @@ export const CONSTANT: Primitive<SourceAttrs> = {
  *
  * @example
  * ```ts
- * import { state } from "./tensor.ts";
+ * import { state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(state("w", [2, 3]).shape, [2, 3]);
@@ -197,12 +204,33 @@ export function state(name: string, shape: readonly number[], dtype: DType = "f3
   return apply(STATE, [], { name, shape, dtype })[0];
 }
 
-/** A tensor that the host writes before each run. */
+/**
+ * A tensor that the host writes before each run.
+ *
+ * @example
+ * ```ts
+ * import { input } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(input("tokens", [2, 8], "u32").shape, [2, 8]);
+ * ```
+ */
 export function input(name: string, shape: readonly number[], dtype: DType = "f32"): Tensor {
   return apply(INPUT, [], { name, shape, dtype })[0];
 }
 
-/** A tensor whose contents are fixed when the program is compiled. */
+/**
+ * A tensor whose contents are fixed when the program is compiled.
+ *
+ * @example
+ * ```ts
+ * import { constant, interpret, sum } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const x = constant(Float32Array.of(1, 2, 3), [3]);
+ * assert.equal(interpret([sum(x)])[0][0], 6);
+ * ```
+ */
 export function constant(data: Float32Array | Uint32Array, shape: readonly number[]): Tensor {
   const dtype = data instanceof Float32Array ? "f32" : "u32";
   if (data.length !== sizeOf(shape)) {
@@ -238,6 +266,14 @@ export const RESHAPE: Primitive<{ shape: readonly number[] }> = {
  * The same elements in the same order under another shape.
  *
  * @throws {Error} if the number of elements differs
+ *
+ * @example
+ * ```ts
+ * import { reshape, state } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual(reshape(state("x", [2, 6]), [3, 4]).shape, [3, 4]);
+ * ```
  */
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   return sameShape(x.shape, shape) ? x : apply(RESHAPE, [x], { shape })[0];

@@ -119,8 +119,7 @@ function operandsOf(
  *
  * @example
  * ```ts
- * import { attention } from "./attention.ts";
- * import { input, state } from "../graph/tensor.ts";
+ * import { attention, input, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const x = state("x", [2, 6, 16]);

@@ -21,21 +21,21 @@ import {
   type Values,
 } from "../graph/tensor.ts";
 
-/** How to draw tokens. */
-export interface SampleOptions {
-  /** Identifies this use of randomness. */
-  stream: number;
-  /** Rows that belong to one sequence, so that a sequence's draws do not depend on its neighbours. */
-  rowsPerSequence: number;
-}
-
 /** Options of {@link crossEntropy}. */
 export interface CrossEntropyOptions {
   /** Added to the logits, [V]. */
   bias?: Tensor;
   /** Also draw a token per row. */
-  sample?: SampleOptions;
+  sample?: {
+    /** Identifies this use of randomness. */
+    stream: number;
+    /** Rows that belong to one sequence, so that a sequence's draws do not depend on its neighbours. */
+    rowsPerSequence: number;
+  };
 }
+
+/** How to draw tokens. */
+export type SampleOptions = NonNullable<CrossEntropyOptions["sample"]>;
 
 /** Attributes of {@link CROSS_ENTROPY}. */
 export interface CrossEntropyAttrs {
@@ -205,8 +205,7 @@ export interface CrossEntropy {
  *
  * @example
  * ```ts
- * import { crossEntropy } from "./cross_entropy.ts";
- * import { input, state } from "../graph/tensor.ts";
+ * import { crossEntropy, input, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const { nll } = crossEntropy(state("h", [6, 8]), state("E", [50, 8]), input("y", [6], "u32"));

@@ -138,8 +138,7 @@ export const RMS_NORM_GRAD: Primitive<null> = {
  *
  * @example
  * ```ts
- * import { layerNorm } from "./layer_norm.ts";
- * import { state } from "../graph/tensor.ts";
+ * import { layerNorm, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const y = layerNorm(state("x", [2, 8]), state("g", [8]), state("b", [8]), 1e-5);
@@ -158,8 +157,7 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, eps: number): T
  *
  * @example
  * ```ts
- * import { rmsNorm } from "./layer_norm.ts";
- * import { state } from "../graph/tensor.ts";
+ * import { rmsNorm, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(rmsNorm(state("x", [2, 8]), state("g", [8]), 1e-6).shape, [2, 8]);

@@ -130,8 +130,7 @@ export const MATMUL: Primitive<MatmulOptions> = {
  *
  * @example
  * ```ts
- * import { matmul } from "./matmul.ts";
- * import { state } from "../graph/tensor.ts";
+ * import { matmul, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const x = state("x", [2, 5, 3]), w = state("w", [3, 4]);

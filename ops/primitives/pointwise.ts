@@ -297,52 +297,320 @@ function dropThreshold(p: number): number {
 
 const one = <A>(p: Primitive<A>, inputs: Tensor[], attrs: A): Tensor => apply(p, inputs, attrs)[0];
 
-/** A number known when the program is compiled; shape `[]`. */
-export const scalar = (value: number, dtype: DType = "f32"): Tensor =>
-  one(SCALAR, [], { value, dtype });
-/** A number passed at every run; shape `[]`. */
-export const runScalar = (name: string): Tensor => one(RUN_SCALAR, [], { name });
-/** a + b, with broadcasting. */
-export const add = (a: Tensor, b: Tensor): Tensor => one(ADD, [a, b], null);
-/** a − b, with broadcasting. */
-export const sub = (a: Tensor, b: Tensor): Tensor => one(SUB, [a, b], null);
-/** a · b elementwise, with broadcasting. */
-export const mul = (a: Tensor, b: Tensor): Tensor => one(MUL, [a, b], null);
-/** a / b elementwise, with broadcasting. */
-export const div = (a: Tensor, b: Tensor): Tensor => one(DIV, [a, b], null);
-/** −x. */
-export const neg = (x: Tensor): Tensor => one(NEG, [x], null);
-/** x times a number. */
-export const scale = (x: Tensor, factor: number): Tensor =>
-  factor === 1 ? x : mul(x, scalar(factor));
-/** e^x. */
-export const exp = (x: Tensor): Tensor => one(EXP, [x], null);
-/** Natural logarithm. */
-export const log = (x: Tensor): Tensor => one(LOG, [x], null);
-/** Square root. */
-export const sqrt = (x: Tensor): Tensor => one(SQRT, [x], null);
-/** max(x, 0). */
-export const relu = (x: Tensor): Tensor => one(RELU, [x], null);
-/** x·Φ(x) for the normal distribution Φ, by the usual formula with tanh. */
-export const gelu = (x: Tensor): Tensor => one(GELU, [x], null);
-/** 1 / (1 + e^−x). */
-export const sigmoid = (x: Tensor): Tensor => one(SIGMOID, [x], null);
-/** Binary cross entropy of logits z against labels y in {0, 1} (paper, equation 10); no gradient to y. */
-export const sigmoidCrossEntropy = (z: Tensor, y: Tensor): Tensor =>
-  one(SIGMOID_CROSS_ENTROPY, [z, y], null);
-/** 1 where a > b, else 0; no gradient. */
-export const greater = (a: Tensor, b: Tensor): Tensor => one(GREATER, [a, b], null);
-/** 1 where two u32 tensors are equal, else 0. */
-export const equal = (a: Tensor, b: Tensor): Tensor => one(EQUAL, [a, b], null);
-/** 1 where two u32 tensors differ, else 0. */
-export const notEqual = (a: Tensor, b: Tensor): Tensor => sub(scalar(1), equal(a, b));
-/** a where the condition is not 0, else b. */
-export const where = (condition: Tensor, a: Tensor, b: Tensor): Tensor =>
-  one(WHERE, [condition, a, b], null);
-/** A u32 tensor as f32. */
-export const toFloat = (x: Tensor): Tensor => one(TO_FLOAT, [x], null);
-/** x, through which no gradient flows. */
-export const stopGradient = (x: Tensor): Tensor => one(STOP_GRADIENT, [x], null);
+/**
+ * A number known when the program is compiled; shape `[]`.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([scalar(3)])[0][0], 3);
+ * ```
+ */
+export function scalar(value: number, dtype: DType = "f32"): Tensor {
+  return one(SCALAR, [], { value, dtype });
+}
+
+/**
+ * A number passed at every run; shape `[]`.
+ *
+ * @example
+ * ```ts
+ * import { interpret, runScalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([runScalar("rate")], { run: { scalars: { rate: 0.5 } } })[0][0], 0.5);
+ * ```
+ */
+export function runScalar(name: string): Tensor {
+  return one(RUN_SCALAR, [], { name });
+}
+
+/**
+ * a + b, with broadcasting.
+ *
+ * @example
+ * ```ts
+ * import { add, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([add(scalar(2), scalar(3))])[0][0], 5);
+ * ```
+ */
+export function add(a: Tensor, b: Tensor): Tensor {
+  return one(ADD, [a, b], null);
+}
+
+/**
+ * a − b, with broadcasting.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, sub } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([sub(scalar(2), scalar(3))])[0][0], -1);
+ * ```
+ */
+export function sub(a: Tensor, b: Tensor): Tensor {
+  return one(SUB, [a, b], null);
+}
+
+/**
+ * a · b elementwise, with broadcasting.
+ *
+ * @example
+ * ```ts
+ * import { interpret, mul, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([mul(scalar(2), scalar(3))])[0][0], 6);
+ * ```
+ */
+export function mul(a: Tensor, b: Tensor): Tensor {
+  return one(MUL, [a, b], null);
+}
+
+/**
+ * a / b elementwise, with broadcasting.
+ *
+ * @example
+ * ```ts
+ * import { div, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([div(scalar(3), scalar(2))])[0][0], 1.5);
+ * ```
+ */
+export function div(a: Tensor, b: Tensor): Tensor {
+  return one(DIV, [a, b], null);
+}
+
+/**
+ * −x.
+ *
+ * @example
+ * ```ts
+ * import { interpret, neg, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([neg(scalar(2))])[0][0], -2);
+ * ```
+ */
+export function neg(x: Tensor): Tensor {
+  return one(NEG, [x], null);
+}
+
+/**
+ * x times a number.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, scale } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([scale(scalar(2), 3)])[0][0], 6);
+ * ```
+ */
+export function scale(x: Tensor, factor: number): Tensor {
+  return factor === 1 ? x : mul(x, scalar(factor));
+}
+
+/**
+ * e^x.
+ *
+ * @example
+ * ```ts
+ * import { exp, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([exp(scalar(1))])[0][0], Math.E);
+ * ```
+ */
+export function exp(x: Tensor): Tensor {
+  return one(EXP, [x], null);
+}
+
+/**
+ * Natural logarithm.
+ *
+ * @example
+ * ```ts
+ * import { interpret, log, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([log(scalar(8))])[0][0], Math.log(8));
+ * ```
+ */
+export function log(x: Tensor): Tensor {
+  return one(LOG, [x], null);
+}
+
+/**
+ * Square root.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, sqrt } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([sqrt(scalar(9))])[0][0], 3);
+ * ```
+ */
+export function sqrt(x: Tensor): Tensor {
+  return one(SQRT, [x], null);
+}
+
+/**
+ * max(x, 0).
+ *
+ * @example
+ * ```ts
+ * import { interpret, relu, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([relu(scalar(-2))])[0][0], 0);
+ * ```
+ */
+export function relu(x: Tensor): Tensor {
+  return one(RELU, [x], null);
+}
+
+/**
+ * x·Φ(x) for the normal distribution Φ, by the usual formula with tanh.
+ *
+ * @example
+ * ```ts
+ * import { gelu, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([gelu(scalar(0))])[0][0], 0);
+ * ```
+ */
+export function gelu(x: Tensor): Tensor {
+  return one(GELU, [x], null);
+}
+
+/**
+ * 1 / (1 + e^−x).
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, sigmoid } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([sigmoid(scalar(0))])[0][0], 0.5);
+ * ```
+ */
+export function sigmoid(x: Tensor): Tensor {
+  return one(SIGMOID, [x], null);
+}
+
+/**
+ * Binary cross entropy of logits z against labels y in {0, 1} (paper, equation 11); no gradient to y.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, sigmoidCrossEntropy } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([sigmoidCrossEntropy(scalar(0), scalar(1))])[0][0], Math.log(2));
+ * ```
+ */
+export function sigmoidCrossEntropy(z: Tensor, y: Tensor): Tensor {
+  return one(SIGMOID_CROSS_ENTROPY, [z, y], null);
+}
+
+/**
+ * 1 where a > b, else 0; no gradient.
+ *
+ * @example
+ * ```ts
+ * import { greater, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([greater(scalar(2), scalar(1))])[0][0], 1);
+ * ```
+ */
+export function greater(a: Tensor, b: Tensor): Tensor {
+  return one(GREATER, [a, b], null);
+}
+
+/**
+ * 1 where two u32 tensors are equal, else 0.
+ *
+ * @example
+ * ```ts
+ * import { equal, interpret, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([equal(scalar(7, "u32"), scalar(7, "u32"))])[0][0], 1);
+ * ```
+ */
+export function equal(a: Tensor, b: Tensor): Tensor {
+  return one(EQUAL, [a, b], null);
+}
+
+/**
+ * 1 where two u32 tensors differ, else 0.
+ *
+ * @example
+ * ```ts
+ * import { interpret, notEqual, scalar } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([notEqual(scalar(7, "u32"), scalar(7, "u32"))])[0][0], 0);
+ * ```
+ */
+export function notEqual(a: Tensor, b: Tensor): Tensor {
+  return sub(scalar(1), equal(a, b));
+}
+
+/**
+ * a where the condition is not 0, else b.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, where } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([where(scalar(1), scalar(2), scalar(3))])[0][0], 2);
+ * ```
+ */
+export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
+  return one(WHERE, [condition, a, b], null);
+}
+
+/**
+ * A u32 tensor as f32.
+ *
+ * @example
+ * ```ts
+ * import { scalar, toFloat } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(toFloat(scalar(7, "u32")).dtype, "f32");
+ * ```
+ */
+export function toFloat(x: Tensor): Tensor {
+  return one(TO_FLOAT, [x], null);
+}
+
+/**
+ * x, through which no gradient flows.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, stopGradient } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(interpret([stopGradient(scalar(2))])[0][0], 2);
+ * ```
+ */
+export function stopGradient(x: Tensor): Tensor {
+  return one(STOP_GRADIENT, [x], null);
+}
 
 /**
  * Zeroes each element with probability `p` and scales the rest by 1/(1−p). The mask is a function of
@@ -352,6 +620,15 @@ export const stopGradient = (x: Tensor): Tensor => one(STOP_GRADIENT, [x], null)
  * @param x first axis = sequences
  * @param p probability in [0, 1); 0 returns x
  * @param stream identifies this use
+ *
+ * @example
+ * ```ts
+ * import { dropout, interpret, scalar, spread } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const [values] = interpret([dropout(spread(scalar(1), [100]), 0.5, 0)], { run: { key: 7 } });
+ * assert.ok(values.every((value) => value === 0 || value === 2));
+ * ```
  */
 export function dropout(x: Tensor, p: number, stream: number): Tensor {
   if (p === 0) return x;

@@ -63,17 +63,49 @@ export const SPREAD: Primitive<{ shape: readonly number[] }> = {
   pointwise: { express: ([x]) => x },
 };
 
-/** Repeats a tensor to a larger shape it broadcasts to. */
+/**
+ * Repeats a tensor to a larger shape it broadcasts to.
+ *
+ * @example
+ * ```ts
+ * import { interpret, scalar, spread } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * assert.deepEqual([...interpret([spread(scalar(1), [3])])[0]], [1, 1, 1]);
+ * ```
+ */
 export function spread(x: Tensor, shape: readonly number[]): Tensor {
   return sameShape(x.shape, shape) ? x : apply(SPREAD, [x], { shape })[0];
 }
 
-/** Sum over the last axis: [..., n] → [..., 1]. */
+/**
+ * Sum over the last axis: [..., n] → [..., 1].
+ *
+ * @example
+ * ```ts
+ * import { constant, interpret, sumColumns } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const x = constant(Float32Array.of(1, 2, 3, 4), [2, 2]);
+ * assert.deepEqual([...interpret([sumColumns(x)])[0]], [3, 7]);
+ * ```
+ */
 export function sumColumns(x: Tensor): Tensor {
   return apply(SUM, [x], { over: "columns" })[0];
 }
 
-/** Sum over all axes but the last: [..., n] → [n]. */
+/**
+ * Sum over all axes but the last: [..., n] → [n].
+ *
+ * @example
+ * ```ts
+ * import { constant, interpret, sumRows } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const x = constant(Float32Array.of(1, 2, 3, 4), [2, 2]);
+ * assert.deepEqual([...interpret([sumRows(x)])[0]], [4, 6]);
+ * ```
+ */
 export function sumRows(x: Tensor): Tensor {
   return apply(SUM, [x], { over: "rows" })[0];
 }
@@ -83,8 +115,7 @@ export function sumRows(x: Tensor): Tensor {
  *
  * @example
  * ```ts
- * import { sum } from "./reduce.ts";
- * import { state } from "../graph/tensor.ts";
+ * import { state, sum } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(sum(state("x", [2, 3])).shape, []);
@@ -94,7 +125,18 @@ export function sum(x: Tensor): Tensor {
   return apply(SUM, [x], { over: "all" })[0];
 }
 
-/** Sum of squares of all elements, [] . */
+/**
+ * Sum of squares of all elements: [...] → [].
+ *
+ * @example
+ * ```ts
+ * import { constant, interpret, sumSquares } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const x = constant(Float32Array.of(1, 2, 3, 4), [2, 2]);
+ * assert.deepEqual([...interpret([sumSquares(x)])[0]], [30]);
+ * ```
+ */
 export function sumSquares(x: Tensor): Tensor {
   return sum(mul(x, x));
 }

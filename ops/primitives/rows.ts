@@ -89,8 +89,7 @@ export const POSITION_IDS: Primitive<{ pad: number }> = {
  *
  * @example
  * ```ts
- * import { gatherRows } from "./rows.ts";
- * import { input, state } from "../graph/tensor.ts";
+ * import { gatherRows, input, state } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const x = gatherRows(state("table", [100, 8]), input("tokens", [2, 5], "u32"));

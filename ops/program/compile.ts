@@ -2,12 +2,21 @@
  * From graph to program: fuse, plan memory, have the device's target make kernels, prepare; then replay.
  *
  * A program owns nothing but its inputs and constants and what the device keeps to run it: state is given to
- * it, and intermediate values live in a workspace that programs share.
+ * it, and intermediate values live in a workspace that programs share. Alone, it makes itself both.
  *
  * @module
  */
 
-import { CONSTANT, INPUT, sizeOf, STATE, storageOf, type Tensor } from "../graph/tensor.ts";
+import {
+  CONSTANT,
+  formatShape,
+  INPUT,
+  sameShape,
+  sizeOf,
+  STATE,
+  storageOf,
+  type Tensor,
+} from "../graph/tensor.ts";
 import {
   type BufferView,
   type Device,
@@ -21,7 +30,7 @@ import {
 } from "./device.ts";
 import { fuse, runScalarsOf, type Step, writesOf } from "./fuse.ts";
 import type { Launch, Lowering, Operand, Target } from "./lowering.ts";
-import { aligned, bytesOf, Workspace } from "./memory.ts";
+import { aligned, bytesOf, StateMemory, Workspace } from "./memory.ts";
 import { pack, planStorage, type Storage } from "./plan.ts";
 
 /** What to compile. */
@@ -34,17 +43,17 @@ export interface ProgramSpec {
   updates?: readonly (readonly [Tensor, Tensor])[];
 }
 
-/** Where a program finds its memory. */
+/** Where a program finds its memory. Programs that are given the same share it. */
 export interface ProgramMemory {
-  /** The window of a state tensor. */
-  state?(name: string): BufferView;
+  /** Where states are: in a {@link StateMemory}, or in the window of one. The program's own if absent, zeros. */
+  state?: StateMemory | ((name: string) => ReturnType<StateMemory["view"]>);
   /** Buffers for intermediate values; the program's own if absent. */
   workspace?: Workspace;
 }
 
 /** Arguments of one run. */
 export interface RunOptions {
-  /** Random key, see `key` in `random.ts`. */
+  /** Random key: any integer. Another one gives other dropout masks and samples. */
   key?: number;
   /** Index of the first sequence in the global batch. */
   sequence?: number;
@@ -52,9 +61,17 @@ export interface RunOptions {
   scalars?: Record<string, number>;
   /** Tensor inputs, by name; those left out keep their contents. */
   inputs?: Record<string, Float32Array | Uint32Array>;
-  /** Times the run; not one in parts. */
+  /**
+   * Times the run; not one in parts.
+   *
+   * @ignore
+   */
   watch?: Stopwatch;
-  /** Slot of the stopwatch. */
+  /**
+   * Slot of the stopwatch.
+   *
+   * @ignore
+   */
   slot?: number;
 }
 
@@ -86,17 +103,20 @@ export interface LoweredProgram {
   scratch: ScratchRequest[];
 }
 
-/** An input of a program. */
+/** Where an input is, or a state. */
 interface InputPlace {
   view: BufferView;
   elements: number;
 }
 
-/** An output of a program. */
+/** Where an output is. */
 interface OutputPlace {
   view: BufferView;
   dtype: string;
 }
+
+/** Where a state is. */
+type StatePlace = InputPlace & OutputPlace;
 
 /** What {@link compile} makes a program from. */
 interface ProgramParts {
@@ -108,35 +128,70 @@ interface ProgramParts {
   written: Map<string, number>;
   inputs: Map<string, InputPlace>;
   outputs: Map<string, OutputPlace>;
+  states: Map<string, StatePlace>;
   scalarNames: string[];
   owned: DeviceBuffer[];
-  /** Its own, if it was given none. */
-  workspace?: Workspace;
+  /** What it was not given: its own. */
+  own: { destroy(): void }[];
 }
 
-/** A compiled program. Made by {@link compile}. */
+/**
+ * A compiled program. Made by {@link compile}.
+ *
+ * @example
+ * ```ts
+ * import { add, compile, input, openDevice, state, sum } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const total = state("total", []), x = input("x", [3]);
+ * const device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const program = compile(device, { name: "count", updates: [[total, add(total, sum(x))]] });
+ * program.write("total", Float32Array.of(10));
+ * for (let i = 0; i < 2; i++) program.run({ inputs: { x: Float32Array.of(1, 2, 3) } });
+ * assert.deepEqual(await program.read("total"), Float32Array.of(22));
+ * program.destroy();
+ * device.destroy();
+ * ```
+ */
 export class Program {
   /** Name given to {@link compile}. */
   readonly name: string;
-  /** The launches, ready to be submitted by the device. */
+  /**
+   * The launches, ready to be submitted by the device.
+   *
+   * @ignore
+   */
   readonly list: PreparedList;
-  /** Steps after fusion, for inspection. */
+  /**
+   * Steps after fusion, for inspection.
+   *
+   * @ignore
+   */
   readonly steps: readonly Step[];
   /** Bytes of intermediate values. */
   readonly workspaceBytes: number;
-  /** For every state that it updates: how many launches it takes until the new value is there. */
+  /**
+   * For every state that it updates: how many launches it takes until the new value is there.
+   *
+   * @ignore
+   */
   readonly written: ReadonlyMap<string, number>;
 
   readonly #device: Device;
   readonly #inputs: Map<string, InputPlace>;
   readonly #outputs: Map<string, OutputPlace>;
+  readonly #states: Map<string, StatePlace>;
   readonly #runWords = new Uint32Array(RUN_WORDS);
   readonly #runFloats = new Float32Array(this.#runWords.buffer);
   readonly #scalarNames: string[];
   readonly #owned: DeviceBuffer[];
-  readonly #workspace?: Workspace;
+  readonly #own: readonly { destroy(): void }[];
 
-  /** Use {@link compile}. */
+  /**
+   * Use {@link compile}.
+   *
+   * @ignore
+   */
   constructor(parts: ProgramParts) {
     this.name = parts.name;
     this.#device = parts.device;
@@ -146,9 +201,10 @@ export class Program {
     this.written = parts.written;
     this.#inputs = parts.inputs;
     this.#outputs = parts.outputs;
+    this.#states = parts.states;
     this.#scalarNames = parts.scalarNames;
     this.#owned = parts.owned;
-    this.#workspace = parts.workspace;
+    this.#own = parts.own;
   }
 
   /** Kernel names, in the order of the launches. */
@@ -180,6 +236,8 @@ export class Program {
    *   console.log(`submitted up to launch ${end}`);
    * }
    * ```
+   *
+   * @ignore
    */
   *runInParts(options: RunOptions, ends: readonly number[]): Generator<number> {
     this.#write(options);
@@ -215,11 +273,33 @@ export class Program {
     }
   }
 
-  /** Reads an output of the last run. Costs 10 ms or more on a GPU. */
+  /**
+   * Reads an output of the last run, or a state as it is now. Costs 10 ms or more on a GPU.
+   *
+   * @throws {Error} if there is neither an output nor a state of this name
+   */
   async read(name: string): Promise<Float32Array | Uint32Array> {
-    const { view: { buffer, offset, size }, dtype } = this.#output(name);
+    const place = this.#outputs.get(name) ?? this.#states.get(name);
+    if (!place) throw new Error(`${this.name} has no output or state ${name}`);
+    const { view: { buffer, offset, size }, dtype } = place;
     const bytes = await this.#device.read(buffer, offset, size);
     return dtype === "f32" ? new Float32Array(bytes) : new Uint32Array(bytes);
+  }
+
+  /**
+   * Sets a state. Programs that share its memory see the new values.
+   *
+   * @throws {Error} if there is no state of this name
+   * @throws {RangeError} if the number of values is not the state's
+   */
+  write(name: string, values: Float32Array | Uint32Array): void {
+    const place = this.#states.get(name);
+    if (!place) throw new Error(`${this.name} has no state ${name}`);
+    const { view: { buffer, offset }, elements } = place;
+    if (values.length !== elements) {
+      throw new RangeError(`${name}: ${values.length} values for ${elements} elements`);
+    }
+    this.#device.write(buffer, offset, values);
   }
 
   /**
@@ -227,6 +307,8 @@ export class Program {
    * can be collected so, and read together.
    *
    * @param offset bytes, a multiple of 4
+   *
+   * @ignore
    */
   copy(name: string, to: DeviceBuffer, offset: number): void {
     this.#device.copy(this.#output(name).view, to, offset);
@@ -259,10 +341,10 @@ export class Program {
     }
   }
 
-  /** Frees what the program owns; state and a workspace that was given to it belong to others. */
+  /** Frees what the program owns; state and a workspace that were given to it belong to others. */
   destroy(): void {
     this.list.destroy();
-    this.#workspace?.destroy();
+    for (const memory of this.#own) memory.destroy();
     for (const buffer of this.#owned) this.#device.destroyBuffer(buffer);
   }
 }
@@ -270,19 +352,43 @@ export class Program {
 /**
  * Compiles a graph for a device.
  *
+ * @param memory what the program shares with others; what is left out it makes for itself
  * @throws {Error} if a kernel cannot be generated, or memory does not fit the device's limits
+ *
+ * @example
+ * ```ts
+ * import { compile, grad, matmul, openDevice, scale, state, sub, sumSquares } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const w = state("w", [2, 2]);
+ * const loss = sumSquares(matmul(w, w)), [gradient] = grad(loss, [w]);
+ * const device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const step = compile(device, {
+ *   name: "step",
+ *   outputs: { loss },
+ *   updates: [[w, sub(w, scale(gradient, 0.1))]],
+ * });
+ * step.write("w", Float32Array.of(1, 0, 0, 1));
+ * step.run();
+ * assert.equal((await step.read("loss"))[0], 2);
+ * assert.ok((await step.read("w"))[0] < 1);
+ * step.destroy();
+ * device.destroy();
+ * ```
  */
 export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory = {}): Program {
   const { steps, storage, scalarNames, lowered, scratch } = lowerProgram(device.target, spec);
-  const owned: DeviceBuffer[] = [];
-  const workspace = memory.workspace ?? new Workspace(device);
-  const { views, scratchViews, inputs, workspaceBytes } = allocate(
+  const owned: DeviceBuffer[] = [], own: { destroy(): void }[] = [];
+  let { state, workspace } = memory;
+  if (!state) own.push(state = ownState(device, spec.name, storage));
+  if (!workspace) own.push(workspace = new Workspace(device));
+  const { views, scratchViews, inputs, states, workspaceBytes } = allocate(
     device,
     storage,
     scratch,
     steps.length,
     workspace,
-    memory,
+    typeof state === "function" ? state : (name) => state.view(name),
     owned,
   );
   const viewOf = (o: Operand): BufferView => {
@@ -310,10 +416,26 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
     written: writtenAfter(lowered, storage, spec.updates ?? []),
     inputs,
     outputs: new Map(outputs),
+    states,
     scalarNames,
     owned,
-    workspace: memory.workspace ? undefined : workspace,
+    own,
   });
+}
+
+/** Memory for the states of a program that was given none. */
+function ownState(device: Device, name: string, storage: Map<Tensor, Storage>): StateMemory {
+  const shapes = new Map<string, readonly number[]>();
+  for (const { source } of new Set(storage.values())) {
+    if (source?.node.primitive !== STATE) continue;
+    const { name } = source.node.attrs, known = shapes.get(name);
+    if (known && !sameShape(known, source.shape)) {
+      const both = `${formatShape(known)} and ${formatShape(source.shape)}`;
+      throw new Error(`state ${name}: has two shapes, ${both}`);
+    }
+    shapes.set(name, source.shape);
+  }
+  return new StateMemory(device, shapes, `state of ${name}`);
 }
 
 /** After how many launches every updated state has its new value. */
@@ -390,18 +512,20 @@ function allocate(
   scratch: readonly ScratchRequest[],
   end: number,
   workspace: Workspace,
-  memory: ProgramMemory,
+  state: (name: string) => BufferView,
   owned: DeviceBuffer[],
 ) {
   const views = new Map<Storage, BufferView>();
-  const inputs = new Map<string, InputPlace>();
+  const inputs = new Map<string, InputPlace>(), states = new Map<string, StatePlace>();
   for (const s of new Set(storage.values())) {
     if (!s.source) continue;
     const { node, shape } = s.source;
     const { name, data } = node.attrs;
     if (node.primitive === STATE) {
-      if (!memory.state) throw new Error(`state ${name}: the program was given no state memory`);
-      views.set(s, memory.state(name));
+      const view = state(name);
+      views.set(s, view);
+      const elements = sizeOf(shape), { dtype } = s.source;
+      states.set(name, { view: { ...view, size: elements * 4 }, elements, dtype });
       continue;
     }
     const buffer = device.createBuffer(aligned(s.bytes), name);
@@ -420,5 +544,5 @@ function allocate(
   });
   intermediate.forEach((s, i) => views.set(s, viewAt(i)));
   const scratchViews = scratch.map((_, i) => viewAt(intermediate.length + i));
-  return { views, scratchViews, inputs, workspaceBytes: sizes.reduce((a, b) => a + b, 0) };
+  return { views, scratchViews, inputs, states, workspaceBytes: sizes.reduce((a, b) => a + b, 0) };
 }

@@ -84,24 +84,25 @@ export interface Readback {
   destroy(): void;
 }
 
-/** What a device allows. */
-export interface DeviceLimits {
-  /** Bytes of the largest buffer. */
-  bufferBytes: number;
-  /** Bytes of the largest window that a kernel can be given. */
-  bindingBytes: number;
-}
-
 /** An open device. Made by `openDevice`. */
 export interface Device {
   /** `"gpu"`: WebGPU, whatever is behind it. `"cpu"`: WebAssembly on the processor's cores. */
   readonly kind: "gpu" | "cpu";
   /** How it is called, e.g. `"NVIDIA H200"` or `"CPU, 2 threads"`. */
   readonly adapterName: string;
-  /** How steps become kernels. */
+  /**
+   * How steps become kernels.
+   *
+   * @ignore
+   */
   readonly target: Target;
   /** What it allows. */
-  readonly limits: DeviceLimits;
+  readonly limits: {
+    /** Bytes of the largest buffer. */
+    bufferBytes: number;
+    /** Bytes of the largest window that a kernel can be given. */
+    bindingBytes: number;
+  };
   /** Bytes of buffers alive now. */
   readonly allocatedBytes: number;
   /** Largest value that {@link Device.allocatedBytes} ever had. */
@@ -121,6 +122,8 @@ export interface Device {
   /**
    * Why something failed: what the device reported, if anything, else the error itself. That a device is
    * lost can become known a little after calls begin to fail.
+   *
+   * @ignore
    */
   reason(error: unknown): Promise<unknown>;
 
@@ -130,13 +133,23 @@ export interface Device {
    * @param bytes size; rounded up to a multiple of 16
    * @param label what it holds, for error messages
    * @throws {UserError} if the device's limits do not allow the size
+   *
+   * @ignore
    */
   createBuffer(bytes: number, label: string): DeviceBuffer;
 
-  /** Creates a {@link Readback} of at least so many bytes. */
+  /**
+   * Creates a {@link Readback} of at least so many bytes.
+   *
+   * @ignore
+   */
   createReadback(bytes: number, label: string): Readback;
 
-  /** Frees a buffer at once: the garbage collector never does. Work submitted before may still use it. */
+  /**
+   * Frees a buffer at once: the garbage collector never does. Work submitted before may still use it.
+   *
+   * @ignore
+   */
   destroyBuffer(buffer: DeviceBuffer): void;
 
   /**
@@ -145,10 +158,16 @@ export interface Device {
    * @param offset first byte, a multiple of 4
    * @param data source; its byte length must be a multiple of 4. It may be changed after the call
    * @throws {RangeError} if the range leaves the buffer
+   *
+   * @ignore
    */
   write(buffer: DeviceBuffer, offset: number, data: ArrayBufferView<ArrayBufferLike>): void;
 
-  /** Copies a window to another buffer, from byte `offset` on; both are multiples of 4. */
+  /**
+   * Copies a window to another buffer, from byte `offset` on; both are multiples of 4.
+   *
+   * @ignore
+   */
   copy(from: BufferView, to: DeviceBuffer, offset: number): void;
 
   /**
@@ -157,6 +176,8 @@ export interface Device {
    * @param offset first byte, a multiple of 4
    * @param size bytes, a multiple of 4
    * @throws {Error} that the device reported meanwhile
+   *
+   * @ignore
    */
   read(buffer: DeviceBuffer, offset: number, size: number): Promise<ArrayBuffer>;
 
@@ -166,13 +187,23 @@ export interface Device {
    * @param label the program's name
    * @throws {Error} if a kernel does not compile, with its name
    * @throws {UserError} if a window is larger than the device allows
+   *
+   * @ignore
    */
   prepare(label: string, launches: readonly BoundLaunch[]): PreparedList;
 
-  /** Runs launches of a list, one after the other. */
+  /**
+   * Runs launches of a list, one after the other.
+   *
+   * @ignore
+   */
   submit(list: PreparedList, how?: Submission): void;
 
-  /** A stopwatch of so many slots; undefined if the device has no clock. */
+  /**
+   * A stopwatch of so many slots; undefined if the device has no clock.
+   *
+   * @ignore
+   */
   stopwatch(slots: number): Stopwatch | undefined;
 
   /** Waits until all submitted work is done, then {@link Device.check}s. */
@@ -181,6 +212,9 @@ export interface Device {
   /** Frees the device. Buffers must have been destroyed by their owners. */
   destroy(): void;
 }
+
+/** What a device allows. */
+export type DeviceLimits = Device["limits"];
 
 /** 32-bit words of the run block. */
 export const RUN_WORDS = 64;

@@ -37,7 +37,8 @@ export interface ProgramEstimate {
  *
  * @example
  * ```ts
- * import { estimateProgram, gpuTarget, matmul, relu, state, sum } from "../mod.ts";
+ * import { matmul, relu, state, sum } from "../mod.ts";
+ * import { gpuTarget } from "../gpu/target.ts";
  * import assert from "node:assert/strict";
  *
  * const x = state("x", [64, 32]), w = state("w", [32, 128]);

@@ -33,15 +33,26 @@ interface Place {
  *
  * @example
  * ```ts
- * import { layout } from "./memory.ts";
+ * import { add, compile, openDevice, scalar, state, StateMemory } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
- * const { slabs } = layout([["a", [3]], ["b", [100]]]);
- * assert.deepEqual(slabs, [768]); // bytes: 256 for a, 512 for b
+ * const n = state("n", []), device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const memory = new StateMemory(device, [["n", n.shape]], "shared");
+ * const shared = { state: memory };
+ * const up = compile(device, { name: "up", updates: [[n, add(n, scalar(1))]] }, shared);
+ * const show = compile(device, { name: "show", outputs: { now: add(n, n) } }, shared);
+ * up.run();
+ * show.run();
+ * assert.deepEqual(await show.read("now"), Float32Array.of(2));
+ * for (const owner of [up, show, memory, device]) owner.destroy();
  * ```
  */
 export class StateMemory {
-  /** One buffer per slab. */
+  /**
+   * One buffer per slab.
+   *
+   * @ignore
+   */
   readonly buffers: DeviceBuffer[];
   readonly #device: Device;
   readonly #places: Map<string, Place>;
@@ -81,19 +92,31 @@ export class StateMemory {
     return this.#places.has(name);
   }
 
-  /** The window that a tensor occupies. */
+  /**
+   * The window that a tensor occupies.
+   *
+   * @ignore
+   */
   view(name: string): BufferView {
     const { slab, offset, bytes } = this.#place(name);
     return { buffer: this.buffers[slab], offset, size: Math.ceil(bytes / 16) * 16 };
   }
 
-  /** Where a tensor lies: which slab, and from which byte of it. */
+  /**
+   * Where a tensor lies: which slab, and from which byte of it.
+   *
+   * @ignore
+   */
   place(name: string): { slab: number; offset: number } {
     const { slab, offset } = this.#place(name);
     return { slab, offset };
   }
 
-  /** A whole slab. */
+  /**
+   * A whole slab.
+   *
+   * @ignore
+   */
   slab(index: number): BufferView {
     const buffer = this.buffers[index];
     return { buffer, offset: 0, size: buffer.size };
@@ -151,6 +174,15 @@ export class StateMemory {
  *
  * @param multiple slabs have a multiple of so many bytes; itself a multiple of {@link ALIGN}
  * @returns places by name, and the size of every slab in bytes
+ *
+ * @example
+ * ```ts
+ * import { layout } from "./memory.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { slabs } = layout([["a", [3]], ["b", [100]]]);
+ * assert.deepEqual(slabs, [768]); // bytes: 256 for a, 512 for b
+ * ```
  */
 export function layout(
   tensors: Iterable<[string, readonly number[]]>,
@@ -172,6 +204,20 @@ export function layout(
 /**
  * Buffers that programs share for intermediate values: programs run one after the other, and nothing in
  * the workspace outlives a run.
+ *
+ * @example
+ * ```ts
+ * import { compile, exp, input, openDevice, sum, Workspace } from "@metro/t0/ops";
+ * import assert from "node:assert/strict";
+ *
+ * const device = await openDevice({ adapter: "cpu", threads: 1 });
+ * const workspace = new Workspace(device), total = sum(exp(input("x", [100])));
+ * const one = compile(device, { name: "one", outputs: { total } }, { workspace });
+ * const held = workspace.bytes;
+ * const two = compile(device, { name: "two", outputs: { total } }, { workspace });
+ * assert.equal(workspace.bytes, held);
+ * for (const owner of [one, two, workspace, device]) owner.destroy();
+ * ```
  */
 export class Workspace {
   readonly #device: Device;
@@ -191,6 +237,8 @@ export class Workspace {
    * Buffers of at least the given sizes, all different. Existing ones are used first.
    *
    * @param sizes bytes
+   *
+   * @ignore
    */
   acquire(sizes: readonly number[]): DeviceBuffer[] {
     const { chosen, missing } = chooseBuffers(this.#buffers.map(({ size }) => size), sizes);

@@ -6,7 +6,8 @@
  */
 
 import { join } from "node:path";
-import { preset, type PresetName, PRESETS, slotsPerSequence } from "../../models/mod.ts";
+import { preset, type PresetName, PRESETS } from "../../models/mod.ts";
+import { slotsPerSequence } from "../../models/metro_batch.ts";
 import { CpuDevice } from "../../ops/cpu/device.ts";
 import { supportOf } from "../../ops/cpu/support.ts";
 import { UserError } from "../../ops/graph/errors.ts";

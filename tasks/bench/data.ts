@@ -6,7 +6,7 @@
  */
 
 import { preset } from "../../models/mod.ts";
-import { Random } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { Batcher } from "../text/batches.ts";
 import { metroObjective } from "../train/objective.ts";
 import { packCorpus } from "../text/pack.ts";

@@ -15,11 +15,11 @@ import {
   layerNorm,
   matmul,
   mul,
-  scatterAddRows,
   sum,
   sumRows,
   type Tensor,
 } from "../../ops/mod.ts";
+import { scatterAddRows } from "../../ops/primitives/rows.ts";
 
 /** Makes a case's operands. */
 export interface Sources {

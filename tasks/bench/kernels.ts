@@ -8,15 +8,15 @@ import { UserError } from "../../ops/graph/errors.ts";
 import {
   compile,
   type Device,
-  type DeviceBuffer,
   input,
   type Program,
-  Random,
-  sizeOf,
   state,
   StateMemory,
   Workspace,
 } from "../../ops/mod.ts";
+import type { DeviceBuffer } from "../../ops/program/device.ts";
+import { Random } from "../../ops/graph/random.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import { type Graph, type KernelCase, matmulCase, type Sources } from "./kernel_cases.ts";
 import { type KernelResult, mib, type Skipped } from "./report.ts";
 import { median, type Patience, repeatedly, summary, timeOnce, warmUp } from "./timing.ts";

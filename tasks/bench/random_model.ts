@@ -5,7 +5,9 @@
  */
 
 import type { ModelConfig } from "../../models/mod.ts";
-import { type Device, Random, sizeOf } from "../../ops/mod.ts";
+import { type Device } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import { mib } from "./report.ts";
 
 type Shapes = ReadonlyMap<string, readonly number[]>;

@@ -13,7 +13,8 @@ import {
   specialIds,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { type Device, Random, StateMemory } from "../../ops/mod.ts";
+import { type Device, StateMemory } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { Ranker, type RankRequest } from "../evaluate/rank.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";

@@ -13,7 +13,8 @@ import {
   type PresetName,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { type Device, type Program, Random } from "../../ops/mod.ts";
+import { type Device, type Program } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import type { MicroBatch } from "../text/batches.ts";
 import {
   type BatchShape,

@@ -22,16 +22,6 @@ import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { exists } from "../files/write.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** What {@link convertModel} has written. */
-export interface ConvertedModel {
-  /** The model. */
-  config: ModelConfig;
-  /** How many numbers its weights are. */
-  parameters: number;
-  /** How many tensors there are; those that are tied count once. */
-  tensors: number;
-}
-
 /**
  * Writes a model as others read it: `config.json`, `generation_config.json`, the tokenizer, and
  * `model.safetensors` in 32-bit floats under the published names, tied tensors once. T5's family loads in
@@ -42,11 +32,13 @@ export interface ConvertedModel {
  *
  * @param source folder of a run, folder as models on the Hub are (weights of any format), or a model's name
  * @param out the new folder
+ * @returns what was written: the model, how many numbers its weights are, and how many tensors, those that are
+ *   tied once
  * @throws {UserError} if the folder is there already, or the model cannot be read, or not be expressed
  *
  * @example
  * ```ts ignore
- * import { convertModel } from "./convert.ts";
+ * import { convertModel } from "@metro/t0/tasks";
  *
  * const { tensors } = await convertModel("runs/base-metro/T0", "metro_t0_base");
  * console.log(tensors); // 523
@@ -56,7 +48,7 @@ export async function convertModel(
   source: string,
   out: string,
   options: ModelOptions = {},
-): Promise<ConvertedModel> {
+): Promise<{ config: ModelConfig; parameters: number; tensors: number }> {
   await expectNew(out);
   const model = await readModel(source, options);
   const { config, tokenizer } = model;
@@ -94,11 +86,19 @@ export async function convertModel(
  * @throws {UserError} if the source is not usable
  *
  * @example
- * ```ts ignore
- * import { convertTokenizer } from "./convert.ts";
+ * ```ts
+ * import { convertTokenizer, trainTokenizer } from "@metro/t0/tasks";
+ * import { mkdtemp, rm, writeFile } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const tokenizer = await convertTokenizer("metro_vocab/vocab_32k", "metro_tokenizer");
- * console.log(tokenizer.rows); // 33280
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), file = `${folder}/small.json`;
+ * const options = { vocabSize: 262, lowercase: true, sentinels: 8 };
+ * const json = await trainTokenizer(["to be or not to be"], options);
+ * await writeFile(file, JSON.stringify(json));
+ * const tokenizer = await convertTokenizer(file, `${folder}/small`);
+ * assert.equal(tokenizer.rows, 270);
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function convertTokenizer(source: string, out: string): Promise<Tokenizer> {

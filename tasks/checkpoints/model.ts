@@ -8,7 +8,6 @@
 import { readdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import {
-  checkModelConfig,
   isT5,
   maskId,
   type ModelConfig,
@@ -19,10 +18,11 @@ import {
   preset,
   type PresetName,
   PRESETS,
-  type Scheme,
   specialIds,
 } from "../../models/mod.ts";
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { checkModelConfig } from "../../models/config.ts";
+import type { Scheme } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openTensors } from "./save.ts";
@@ -67,7 +67,15 @@ export interface LoadedModel {
 }
 
 /** How to read a model. */
-export interface ModelOptions extends HubOptions {
+export interface ModelOptions {
+  /** Where progress is shown while a model is downloaded; standard error unless given. */
+  output?: { isTTY?: boolean; columns?: number; write(text: string): unknown };
+  /**
+   * How long a connection is trusted and tried again; some seconds unless given.
+   *
+   * @ignore
+   */
+  patience?: HubOptions["patience"];
   /**
    * Distance from which all relative positions share the last bucket, instead of the config's; for models
    * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.
@@ -307,8 +315,7 @@ export async function withParameters<T>(
  *
  * @example
  * ```ts ignore
- * import { generate } from "../generate/generate.ts";
- * import { loadModel } from "./model.ts";
+ * import { generate, loadModel } from "@metro/t0";
  *
  * const model = await loadModel("gonglinyuan/metro_t0pp_base");
  * console.log(await generate(model, "Is this review positive or negative? A great film!"));
@@ -324,14 +331,22 @@ export function loadModel(source: string, options?: ModelOptions): Promise<Loade
  * limits do not allow the model
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { loadModel } from "./model.ts";
+ * ```ts
+ * import { loadModel, openDevice, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const device = await openDevice();
- * const model = await loadModel(device, "runs/tiny-t0");
- * console.log(model.config.dModel, model.tokenizer.vocabSize);
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const device = await openDevice({ adapter: "cpu" });
+ * const model = await loadModel(device, run);
+ * assert.equal(model.tokenizer.vocabSize, 300);
  * model.destroy();
+ * device.destroy();
+ * await rm(folder, { recursive: true });
  * ```
  */
 export function loadModel(

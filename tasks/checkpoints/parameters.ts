@@ -8,15 +8,9 @@
  */
 
 import { dirname } from "node:path";
-import {
-  foreignNames,
-  type ModelConfig,
-  ourNames,
-  type Part,
-  type Scheme,
-  transpose,
-} from "../../models/mod.ts";
+import { foreignNames, type ModelConfig, ourNames, type Part } from "../../models/mod.ts";
 import { shown } from "../../models/formats/untrusted.ts";
+import { type Scheme, transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { Device, StateMemory } from "../../ops/mod.ts";
 import type { Tensors } from "./save.ts";

@@ -7,8 +7,9 @@
 
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { foreignNames, type ModelConfig, type Part, transpose } from "../../models/mod.ts";
+import { foreignNames, type ModelConfig, type Part } from "../../models/mod.ts";
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openCheckpoint, saveCheckpoint, writeTensors } from "./save.ts";

@@ -32,7 +32,6 @@ import {
   type Header,
   headerSize,
   parseHeader,
-  type TensorSpec,
 } from "../../models/formats/safetensors.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { fileError, flushFolder, onDisk, PIECE, replaceFile, writeAll } from "../files/write.ts";
@@ -75,7 +74,7 @@ export interface Tensors {
  *
  * @example
  * ```ts
- * import { openTensors, writeTensors } from "./save.ts";
+ * import { openTensors, writeTensors } from "@metro/t0/tasks";
  * import { mkdtemp, rm } from "node:fs/promises";
  * import { tmpdir } from "node:os";
  * import assert from "node:assert/strict";
@@ -90,7 +89,7 @@ export interface Tensors {
  */
 export async function writeTensors(
   path: string,
-  specs: readonly Omit<TensorSpec, "dtype">[],
+  specs: readonly { name: string; shape: readonly number[] }[],
   produce: (name: string) => Promise<Float32Array> | Float32Array,
   metadata: Readonly<Record<string, string>>,
 ): Promise<void> {
@@ -133,7 +132,7 @@ export async function writeTensors(
  *
  * @example
  * ```ts
- * import { openTensors } from "./save.ts";
+ * import { openTensors } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * await assert.rejects(openTensors("no-such-run/model.safetensors"), /no such file/);

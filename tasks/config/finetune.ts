@@ -137,7 +137,7 @@ export const FINETUNE_COMMAND = describe({
 });
 
 /** Whose rule says how much of a dataset is used; see `cap` in `prompts/t0.ts`. */
-export type MixingRule = "metro" | "tzero";
+export type MixingRule = FinetuneSettings["mixing"];
 
 /** What the config of a finetuning run says about its model. */
 export interface FinetunedModel {
@@ -165,7 +165,7 @@ export interface FinetuneSettings
   /** `T0`, `T0+`, `T0++`, datasets, files with a dataset per line, or `all`. */
   mixture: readonly string[];
   /** Whose shares, and whose rules for unusable examples. */
-  mixing: MixingRule;
+  mixing: "metro" | "tzero";
   /** Folder of the rows. */
   data: string;
   /** Folder of the templates. */

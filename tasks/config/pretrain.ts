@@ -6,25 +6,25 @@
  */
 
 import {
-  checkModelConfig,
-  checkObjectiveConfig,
-  LM_HEADS,
-  MASKED_POSITIONS_ONLY,
   type ModelConfig,
   type ObjectiveConfig,
   type OptimisationConfig,
   preset,
   type PresetName,
   PRESETS,
+} from "../../models/mod.ts";
+import {
+  checkModelConfig,
+  checkObjectiveConfig,
+  LM_HEADS,
+  MASKED_POSITIONS_ONLY,
   RTD_AVERAGES,
   RTD_HEADS,
   RTD_LOCATIONS,
   SHARE_MODES,
-  type Source,
-  SOURCES,
-  type Start,
-  STARTS,
-} from "../../models/mod.ts";
+} from "../../models/config.ts";
+import { SOURCES } from "../../models/presets.ts";
+import { STARTS } from "../../models/initialize.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
@@ -38,7 +38,7 @@ export interface PretrainConfig
   /** Sizes and training recipe. */
   preset: PresetName;
   /** Whom to follow where paper, code and released checkpoints disagree. */
-  source: Source;
+  source: "paper" | "code" | "release";
   /** What to learn: METRO, or the baseline. */
   objective: "metro" | "t5";
   /** Files, folders and globs of the corpus. */
@@ -56,7 +56,7 @@ export interface PretrainConfig
   /** What happens to lines longer than a block. */
   longLines: "split" | "crop";
   /** Where weights and biases start. */
-  start: Start;
+  start: "reference" | "short";
   /** Number of padded lengths for which programs are compiled. */
   staticLengths: number;
   /** Share of the documents that is kept for evaluation. */
@@ -362,7 +362,7 @@ const RECIPES = {
     start: "short",
     staticLengths: 1,
     heldOut: 0.05,
-    microBatch: 4096,
+    microBatch: 2048,
     logEvery: 10,
     evaluateEvery: 50,
     saveEvery: 100,

@@ -6,8 +6,8 @@
 
 import { supportOf } from "../../ops/cpu/support.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import type { AdapterChoice, OpenOptions } from "../../ops/mod.ts";
-import { findGpu, noGpu } from "../../ops/open_device.ts";
+import type { OpenOptions } from "../../ops/mod.ts";
+import { type AdapterChoice, findGpu, noGpu } from "../../ops/open_device.ts";
 import { prepareEnvironment } from "./setup.ts";
 import { tooFew } from "./placement.ts";
 

@@ -13,7 +13,8 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { GpuDevice } from "../../ops/gpu/device.ts";
-import { type AdapterChoice, type Device, openDevice, type OpenOptions } from "../../ops/mod.ts";
+import { type Device, openDevice, type OpenOptions } from "../../ops/mod.ts";
+import type { AdapterChoice } from "../../ops/open_device.ts";
 
 /** A graphics card on the PCI bus. */
 export interface Card {

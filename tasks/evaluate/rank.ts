@@ -12,25 +12,11 @@
  */
 
 import { setImmediate } from "node:timers/promises";
-import {
-  choiceLosses,
-  declareParameters,
-  layOutChoices,
-  parameterCount,
-  type RankShape,
-  specialIds,
-} from "../../models/mod.ts";
+import { declareParameters, parameterCount, specialIds } from "../../models/mod.ts";
+import { choiceLosses, layOutChoices, type RankShape } from "../../models/rank.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import {
-  compile,
-  type Device,
-  type DeviceBuffer,
-  type Program,
-  type Readback,
-  type RunOptions,
-  type Stopwatch,
-  Workspace,
-} from "../../ops/mod.ts";
+import { compile, type Device, type Program, type RunOptions, Workspace } from "../../ops/mod.ts";
+import type { DeviceBuffer, Readback, Stopwatch } from "../../ops/program/device.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "../prompts/ids.ts";
@@ -49,7 +35,11 @@ export interface RankerOptions {
   batchTokens?: number;
   /** Prompts of a batch; by {@link RankerOptions.batchTokens} if absent. */
   batchSize?: number;
-  /** Ranks that share the batches, each with the model on a device of its own; this one alone if absent. */
+  /**
+   * Ranks that share the batches, each with the model on a device of its own; this one alone if absent.
+   *
+   * @ignore
+   */
   group?: Communicator;
 }
 
@@ -105,6 +95,26 @@ interface Section {
  *
  * Calls of {@link Ranker.scores} take turns. Who makes the next call before awaiting the last one leaves
  * the device no pause in between.
+ *
+ * @example
+ * ```ts
+ * import { loadModel, pretrain, Ranker } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run), ranker = new Ranker(model);
+ * const prompts = ["A dull, slow film. Good or bad?", "A joy to watch. Good or bad?"];
+ * const scores = await ranker.scores(prompts.map((text) => ranker.request(text, ["good", "bad"])));
+ * ranker.destroy();
+ * model.destroy();
+ * assert.deepEqual(scores.map(({ length }) => length), [2, 2]);
+ * await rm(folder, { recursive: true });
+ * ```
  */
 export class Ranker {
   readonly #model: LoadedModel;
@@ -146,7 +156,11 @@ export class Ranker {
     this.#workspace = new Workspace(model.device);
   }
 
-  /** What was done so far. */
+  /**
+   * What was done so far.
+   *
+   * @ignore
+   */
   get statistics(): RankerStatistics {
     return {
       programs: this.#compiled,
@@ -586,14 +600,21 @@ const rankers = new WeakMap<LoadedModel, Ranker>();
  * @throws {UserError} for an empty prompt or choice
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { loadModel } from "../checkpoints/model.ts";
- * import { rank } from "./rank.ts";
+ * ```ts
+ * import { loadModel, pretrain, rank } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const model = await loadModel(await openDevice(), "runs/tiny-metro/all");
- * const { best } = await rank(model, "A dull, slow film. Good or bad?", ["good", "bad"]);
- * console.log(["good", "bad"][best]);
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const { scores, best } = await rank(model, "A dull, slow film. Good or bad?", ["good", "bad"]);
+ * model.destroy();
+ * assert.equal(scores[best], Math.max(...scores));
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function rank(

@@ -8,7 +8,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import { writeFile } from "../files/write.ts";
-import type { Evaluation } from "./results.ts";
+import type { Evaluation, TemplateResult } from "./results.ts";
 import { percentText } from "../command/number_text.ts";
 import {
   compareRuns,
@@ -23,25 +23,39 @@ import {
 import { exists } from "../files/write.ts";
 import { resultsPage } from "./plots.ts";
 
-/** Where an evaluation belongs. */
-export interface EvaluationPlace {
-  /** The evaluated run. */
-  run: string;
-  /** Folder of its results. */
-  out: string;
-  /** What to put beside it; see {@link resultsOf}. */
-  compare: readonly NamedResults[];
-}
-
 /**
- * Writes tables and plots.
+ * Writes tables and plots: `summary.csv`, `summary.md` and `results.html`.
  *
+ * @param place the evaluated run, the folder of its results, and results of other runs to put beside it
  * @returns lines for the terminal
  * @throws {UserError} if nothing was evaluated, or two of the runs to compare are the same
+ *
+ * @example
+ * ```ts
+ * import { type TemplateResult, writeEvaluation } from "@metro/t0/tasks";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
+ *
+ * const result: TemplateResult = {
+ *   dataset_name: "trec", dataset_config_name: null, template_name: "a",
+ *   evaluation: { accuracy: 0.5 }, model_name_or_path: "runs/a", split: "test",
+ *   column: "trec", task: "topic", examples: 2, correct: "10", skipped: {},
+ * };
+ * const none = { missing: [], programs: 0, paddingOverhead: 0, hostShare: 0, bad: [] };
+ * const out = await mkdtemp(`${tmpdir()}/eval-`);
+ * const lines = await writeEvaluation({ results: [result], ...none }, { run: "runs/a", out });
+ * assert.match(lines.join("\n"), /trec +1 +50\.00/);
+ * await rm(out, { recursive: true });
+ * ```
  */
 export async function writeEvaluation(
   { results, missing, programs, paddingOverhead, hostShare, bad }: Evaluation,
-  { run, out, compare }: EvaluationPlace,
+  { run, out, compare = [] }: {
+    run: string;
+    out: string;
+    compare?: readonly { name: string; results: readonly TemplateResult[] }[];
+  },
 ): Promise<string[]> {
   if (results.length === 0) throw new UserError("nothing was evaluated");
   const summary = summarize(results);

@@ -71,76 +71,67 @@ export interface TemplateResult {
   settings?: string;
 }
 
-/** A table's column in figures: shares, not percent. */
-export interface ColumnSummary {
-  /** Its name. */
-  column: string;
-  /** The family of tasks. */
-  task: string;
-  /** How many templates. */
-  templates: number;
-  /** Mean accuracy over templates. */
-  mean: number;
-  /** Median accuracy over templates. */
-  median: number;
-  /** The worst template's accuracy. */
-  min: number;
-  /** The best template's accuracy. */
-  max: number;
-  /** What guessing gives, if the number of choices is known. */
-  chance?: number;
-  /** Examples that were judged, by the template that skipped fewest. */
-  examples: number;
-  /** Pairs of row and template that were skipped. */
-  skipped: number;
-  /** Whether the model has learned from this dataset. */
-  trained: boolean;
-}
-
-/** The average over columns. */
-export interface AverageSummary {
-  /** What it is an average of, in words. */
-  label: string;
-  /** Plain mean of the columns' means: the papers' AVG. */
-  mean: number;
-  /** Plain mean of the columns' medians. */
-  median: number;
-  /** What guessing gives, if it is known of every column. */
-  chance?: number;
-  /** Columns that should be in it, but have no results. */
-  missing: string[];
-}
-
 /** All that {@link summarize} makes of the results of a run. */
 export interface Summary {
   /** The columns, in order. */
-  columns: ColumnSummary[];
+  columns: {
+    /** Its name. */
+    column: string;
+    /** The family of tasks. */
+    task: string;
+    /** How many templates. */
+    templates: number;
+    /** Mean accuracy over templates. */
+    mean: number;
+    /** Median accuracy over templates. */
+    median: number;
+    /** The worst template's accuracy. */
+    min: number;
+    /** The best template's accuracy. */
+    max: number;
+    /** What guessing gives, if the number of choices is known. */
+    chance?: number;
+    /** Examples that were judged, by the template that skipped fewest. */
+    examples: number;
+    /** Pairs of row and template that were skipped. */
+    skipped: number;
+    /** Whether the model has learned from this dataset. */
+    trained: boolean;
+  }[];
   /** Their templates, in the same order. */
-  templates: TemplateSummary[];
+  templates: {
+    /** The column that it belongs to. */
+    column: string;
+    /** The family of tasks. */
+    task: string;
+    /** Its name. */
+    template: string;
+    /** Its accuracy, as a share. */
+    accuracy: number;
+    /** How many examples were judged. */
+    examples: number;
+    /** How many rows were skipped. */
+    skipped: number;
+    /** What guessing gives, if the number of choices is known. */
+    chance?: number;
+    /** Whether the model has learned from this dataset. */
+    trained: boolean;
+  }[];
   /** The columns' average. */
-  average: AverageSummary;
+  average: {
+    /** What it is an average of, in words. */
+    label: string;
+    /** Plain mean of the columns' means: the papers' AVG. */
+    mean: number;
+    /** Plain mean of the columns' medians. */
+    median: number;
+    /** What guessing gives, if it is known of every column. */
+    chance?: number;
+    /** Columns that should be in it, but have no results. */
+    missing: string[];
+  };
   /** What a reader must know beside the figures, a sentence each. */
   notes: string[];
-}
-
-/** One template's part in a {@link Summary}. */
-export interface TemplateSummary {
-  /** The column that it belongs to. */
-  column: string;
-  /** The family of tasks. */
-  task: string;
-  /** Its name. */
-  template: string;
-  /** Its accuracy, as a share. */
-  accuracy: number;
-  /** How many examples were judged. */
-  examples: number;
-  /** How many rows were skipped. */
-  skipped: number;
-  /** What guessing gives, if the number of choices is known. */
-  chance?: number;
-  /** Whether the model has learned from this dataset. */
-  trained: boolean;
 }
 
 /** Results under the name that they go by in a comparison. */
@@ -151,53 +142,47 @@ export interface NamedResults {
   results: readonly TemplateResult[];
 }
 
-/** How runs are compared. */
-export interface CompareOptions {
-  /** Names of the columns, in order; see {@link summarize}. */
-  columns?: readonly string[];
-  /** How many times the examples are drawn anew; 2,000 if not given. */
-  resamples?: number;
-  /** Of the drawing; 1 if not given. */
-  seed?: number;
-}
-
-/** A difference to the first run, with the interval that holds it in 95 of 100 such samples. */
-export interface Difference {
-  /** The difference as it was measured. */
-  value: number;
-  /** Lower end of the interval. */
-  low: number;
-  /** Upper end of the interval. */
-  high: number;
-}
-
-/** Runs side by side in one column, or in the average over columns. */
-export interface ComparedColumn {
-  /** The column; `average` for the average. */
-  column: string;
-  /** Templates that all runs share. */
-  templates: number;
-  /** Examples that all runs share. */
-  examples: number;
-  /** Mean accuracy over templates, by run. */
-  means: number[];
-  /** What every run but the first differs by from the first. */
-  differences: Difference[];
-}
-
 /** Runs side by side. */
 export interface Comparison {
   /** The runs' names; the first is what the others are compared to. */
   runs: string[];
   /** Columns that all runs share, in order. */
-  columns: ComparedColumn[];
+  columns: {
+    /** The column; `average` for the average. */
+    column: string;
+    /** Templates that all runs share. */
+    templates: number;
+    /** Examples that all runs share. */
+    examples: number;
+    /** Mean accuracy over templates, by run. */
+    means: number[];
+    /**
+     * What every run but the first differs by from the first, with the interval that holds it in 95 of 100 such
+     * samples.
+     */
+    differences: {
+      /** The difference as it was measured. */
+      value: number;
+      /** Lower end of the interval. */
+      low: number;
+      /** Upper end of the interval. */
+      high: number;
+    }[];
+  }[];
   /** Their average. */
-  average: ComparedColumn;
+  average: Comparison["columns"][number];
   /** What the average is an average of, in words. */
   label: string;
   /** How the intervals were made, and what was left out, a sentence each. */
   notes: string[];
 }
+
+/** A column in figures. */
+export type ColumnSummary = Summary["columns"][number];
+type AverageSummary = Summary["average"];
+type TemplateSummary = Summary["templates"][number];
+type ComparedColumn = Comparison["columns"][number];
+type Difference = ComparedColumn["differences"][number];
 
 const T0_COLUMNS: readonly string[] = T0_EVAL.map(({ column }) => column);
 const AVERAGE = "average";
@@ -287,7 +272,7 @@ export async function finished(
  *
  * @example
  * ```ts
- * import { readResults } from "./results.ts";
+ * import { readResults } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * await assert.rejects(readResults("no-such-folder"), /no-such-folder: no such folder/);
@@ -366,7 +351,7 @@ function parseResult(text: string, path: string): TemplateResult {
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize, type TemplateResult } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const result = (template_name: string, correct: string, accuracy: number): TemplateResult => ({
@@ -614,7 +599,7 @@ function remarks({ average, notes }: Summary): string[] {
  *
  * @example
  * ```ts
- * import { compareRuns, type TemplateResult } from "./results.ts";
+ * import { compareRuns, type TemplateResult } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const run = (name: string, correct: string) => {
@@ -633,8 +618,12 @@ function remarks({ average, notes }: Summary): string[] {
  * ```
  */
 export function compareRuns(
-  runs: readonly NamedResults[],
-  { columns: wanted, resamples = 2000, seed = 1 }: CompareOptions = {},
+  runs: readonly { name: string; results: readonly TemplateResult[] }[],
+  { columns: wanted, resamples = 2000, seed = 1 }: {
+    columns?: readonly string[];
+    resamples?: number;
+    seed?: number;
+  } = {},
 ): Comparison {
   const names = runs.map(({ name }) => name);
   if (runs.length < 2) throw new UserError("expected two or more runs to compare");

@@ -5,21 +5,23 @@
  */
 
 import {
-  attentionWidth,
-  crossCache,
   declareParameters,
   decode,
-  decodeStep,
-  type DecodeStepInputs,
   encode,
-  FIRST_POSITION,
-  greedyStep,
-  type KeysAndValues,
-  languageModelLogits,
   type ModelConfig,
   type Parameters,
   specialIds,
 } from "../../models/mod.ts";
+import { attentionWidth } from "../../models/config.ts";
+import {
+  crossCache,
+  decodeStep,
+  type DecodeStepInputs,
+  FIRST_POSITION,
+  greedyStep,
+} from "../../models/generation.ts";
+import type { KeysAndValues } from "../../models/layers.ts";
+import { languageModelLogits } from "../../models/heads.ts";
 import {
   compile,
   type Device,

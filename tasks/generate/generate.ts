@@ -4,8 +4,10 @@
  * @module
  */
 
-import { type ModelConfig, neverWritten, specialIds } from "../../models/mod.ts";
-import { type Device, key, Random, type StateMemory, UserError } from "../../ops/mod.ts";
+import { type ModelConfig, specialIds } from "../../models/mod.ts";
+import { neverWritten } from "../../models/generation.ts";
+import { UserError } from "../../ops/mod.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import {
   CachedDecoder,
   canGoAhead,
@@ -25,6 +27,7 @@ import {
   sampleWeights,
 } from "./search.ts";
 import { encodePrompt } from "../prompts/ids.ts";
+import type { LoadedModel } from "../checkpoints/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export type { GeneratedIds } from "./search.ts";
@@ -34,26 +37,16 @@ export const STRATEGIES = ["greedy", "beam", "sample"] as const;
 /** One of {@link STRATEGIES}. */
 export type Strategy = typeof STRATEGIES[number];
 
-/** A model that can generate: what `loadModel` returns. */
-export interface GenerationModel {
-  /** Where the parameters are. */
-  device: Device;
-  /** Sizes. */
-  config: ModelConfig;
-  /** Parameters, those of the main model at least. */
-  parameters: StateMemory;
-  /** Text to ids and back. */
-  tokenizer: Tokenizer;
-  /** The id that decoding starts from. */
-  start: number;
-  /** Longest prompt, in ids; the rest is cut off. */
-  maxSource: number;
-}
+/** A model that can generate: what `loadModel` returns, or the part of it that is needed here. */
+export type GenerationModel = Pick<
+  LoadedModel,
+  "device" | "config" | "parameters" | "tokenizer" | "start" | "maxSource"
+>;
 
 /** How to generate. */
 export interface GenerateOptions {
   /** `greedy` (default) takes the most probable token, `sample` draws one, `beam` searches. */
-  strategy?: Strategy;
+  strategy?: "greedy" | "beam" | "sample";
   /** Most tokens of an answer; 64 by default, or the model's positions if there are less. */
   maxTokens?: number;
   /** `beam`: beginnings kept; 4 by default. */
@@ -79,17 +72,13 @@ export interface GenerateOptions {
 }
 
 /** An answer. */
-export interface Generated extends GeneratedIds {
+export interface Generated {
   /** Its text, without special tokens. */
   text: string;
-}
-
-/** Options of {@link Generator}. */
-export interface GeneratorOptions {
-  /** Most prompts at a time; 8 by default. */
-  batch?: number;
-  /** Keeps keys and values from token to token; `false` is the slow way, for comparison. */
-  cached?: boolean;
+  /** Its tokens, the end token included if it came. */
+  ids: number[];
+  /** Sum of their log-probabilities. */
+  score: number;
 }
 
 type Settings = typeof GENERATE_DEFAULTS;
@@ -117,11 +106,9 @@ const BLOCK = 32;
  *
  * @example
  * ```ts
- * import { openDevice, StateMemory } from "../../ops/mod.ts";
- * import { initialize, maskId, parameterShapes, preset } from "../../models/mod.ts";
- * import { Generator } from "./generate.ts";
- * import { Tokenizer } from "../tokenizer/tokenizer.ts";
- * import { trainTokenizer } from "../tokenizer/train_bpe.ts";
+ * import { Generator, Tokenizer, trainTokenizer } from "@metro/t0/tasks";
+ * import { initialize, maskId, parameterShapes, preset } from "@metro/t0/models";
+ * import { openDevice, StateMemory } from "@metro/t0/ops";
  * import assert from "node:assert/strict";
  *
  * const json = await trainTokenizer(["to be or not"], { vocabSize: 260, lowercase: true, sentinels: 8 });
@@ -152,8 +139,16 @@ export class Generator {
   readonly #decoders = new Map<string, Decoder>();
   #last: Promise<unknown> = Promise.resolve();
 
-  /** Compiles nothing yet. */
-  constructor(model: GenerationModel, { batch = 8, cached = true }: GeneratorOptions = {}) {
+  /**
+   * Compiles nothing yet.
+   *
+   * @param options `batch`: most prompts at a time, 8 by default; `cached`: keeps keys and values from token to
+   *   token, `false` is the slow way, for comparison
+   */
+  constructor(
+    model: Omit<LoadedModel, "maxTarget" | "name" | "trainedOn" | "destroy">,
+    { batch = 8, cached = true }: { batch?: number; cached?: boolean } = {},
+  ) {
     this.#model = model;
     this.#batch = batch;
     this.#cached = cached;
@@ -202,7 +197,7 @@ export class Generator {
     sources: readonly Uint32Array[],
     options: Omit<GenerateOptions, "onToken"> = {},
     onIds?: (ids: readonly number[], prompt: number) => void,
-  ): Promise<GeneratedIds[]> {
+  ): Promise<Omit<Generated, "text">[]> {
     const { config } = this.#model;
     const maxTokens = Math.min(GENERATE_DEFAULTS.maxTokens, config.maxPositions);
     const settings = { ...GENERATE_DEFAULTS, maxTokens, ...given(options) };
@@ -295,17 +290,25 @@ const generators = new WeakMap<GenerationModel, Generator>();
  * @throws {UserError} an empty prompt, or an option out of its range
  *
  * @example
- * ```ts ignore
- * import { openDevice } from "../../ops/mod.ts";
- * import { generate } from "./generate.ts";
- * import { loadModel } from "../checkpoints/model.ts";
+ * ```ts
+ * import { generate, loadModel, pretrain } from "@metro/t0";
+ * import { mkdtemp, rm } from "node:fs/promises";
+ * import { tmpdir } from "node:os";
+ * import assert from "node:assert/strict";
  *
- * const model = await loadModel(await openDevice(), "runs/my-model");
- * console.log(await generate(model, "Is this review positive or negative? A great film!"));
+ * const folder = await mkdtemp(`${tmpdir()}/metro-`), run = `${folder}/tiny`;
+ * // One update on one file: a model that knows nothing yet.
+ * const given = { text: ["data/corpus/answers_1.txt"], vocabSize: 300, heldOut: 0, updates: 1 };
+ * await pretrain({ run, given: { ...given, batchTokens: 512 } });
+ * const model = await loadModel(run);
+ * const answer = await generate(model, "Is rain wet? Yes or no?", { maxTokens: 4 });
+ * model.destroy();
+ * assert.equal(typeof answer, "string");
+ * await rm(folder, { recursive: true });
  * ```
  */
 export async function generate(
-  model: GenerationModel,
+  model: Omit<LoadedModel, "maxTarget" | "name" | "trainedOn" | "destroy">,
   prompt: string,
   options: GenerateOptions = {},
 ): Promise<string> {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Random } from "../../ops/mod.ts";
+import type { Random } from "../../ops/graph/random.ts";
 import type { Decoder, GreedyDecoder } from "./decoder.ts";
 
 /** Tokens made for one prompt. */

@@ -1,11 +1,79 @@
 /**
- * Evaluation across the devices of this machine: a worker for each, which share the batches.
+ * Evaluation on the devices of this machine: on one, in this thread, or with a worker for each, which share
+ * the batches.
  *
  * @module
  */
+import { resolveModel } from "../checkpoints/hub.ts";
+import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
+import type { WorkerPlacement } from "../devices/open.ts";
+import { openFirst, prepareAdapters } from "../devices/prepare.ts";
+import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import type { Evaluation } from "../evaluate/results.ts";
-import type { EvaluateArgs } from "./evaluate_rank.ts";
+import { completed, type DevicesOptions } from "./options.ts";
 import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
+
+/**
+ * Evaluates a model on one device or on several. What is written is the same to the byte.
+ *
+ * @param job what {@link evaluate} takes, as plain data; `run` can be a name on the Hub as well
+ * @throws {UserError} as {@link evaluate}, and if there is no such model, there are too few devices, or one
+ *   fails or hangs; what is finished by then is kept
+ *
+ * @example
+ * ```ts ignore
+ * import { evaluateOnDevices, writeEvaluation } from "@metro/t0/tasks";
+ *
+ * const run = "gonglinyuan/metro_t0_base", out = "runs/metro_t0_base/eval";
+ * const job = { run, out, tasks: ["T0-Eval"], data: "rows", templates: "promptsource/templates" };
+ * const evaluation = await evaluateOnDevices(job, { devices: "all" });
+ * for (const line of await writeEvaluation(evaluation, { run, out })) console.log(line);
+ * ```
+ */
+export async function evaluateOnDevices(
+  { relativeMaxDistance, ...job }:
+    & Omit<EvaluateJob, "model" | "group" | "interrupted" | "output">
+    & {
+      /** See `ModelOptions`. */
+      relativeMaxDistance?: number;
+    },
+  options: DevicesOptions = {},
+): Promise<Evaluation> {
+  const { ranks, adapter, threads, timeout, interrupted, output } = completed(options);
+  // Too few devices are better known before a model is downloaded.
+  const placement = await prepareAdapters({ ranks, adapter, threads });
+  const run = await resolveModel(job.run), name = job.run, reading = { relativeMaxDistance };
+  const size = placement.environment.length;
+  if (size > 1) {
+    output.write(`${name} on ${size} devices\n`);
+    const where = { placement, timeout, interrupted, output };
+    return await evaluateByWorkers({ job: { ...job, run }, name, options: reading, ...where });
+  }
+  const device = await openFirst(placement);
+  try {
+    const loaded = await loadModel(device, run, reading);
+    output.write(`${name} on ${device.adapterName}\n`);
+    try {
+      return await evaluate({ ...job, run, model: { ...loaded, name }, interrupted, output });
+    } finally {
+      loaded.destroy();
+    }
+  } finally {
+    device.destroy();
+  }
+}
+
+/** What every rank is given. Plain data. */
+export interface EvaluateArgs {
+  /** The evaluation, without what each rank has of its own; `run` is where the model is read from. */
+  job: Omit<EvaluateJob, "model" | "group" | "interrupted" | "output">;
+  /** What the model is called in the results. */
+  name: string;
+  /** How to read the model. */
+  options: Pick<ModelOptions, "relativeMaxDistance">;
+  /** Where the ranks compute, and with it how many there are. */
+  placement: WorkerPlacement;
+}
 
 /** What {@link evaluateByWorkers} needs. */
 export interface EvaluateWorkersJob
@@ -14,7 +82,7 @@ export interface EvaluateWorkersJob
 /**
  * Evaluates a model on several devices. What is written is the same to the byte as on one of them.
  *
- * @throws {UserError} as `evaluateModel`, and if a device cannot be opened, fails or hangs; what is
+ * @throws {UserError} as `evaluate`, and if a device cannot be opened, fails or hangs; what is
  * finished by then is kept
  */
 export function evaluateByWorkers(

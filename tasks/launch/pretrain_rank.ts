@@ -1,5 +1,5 @@
 /**
- * A rank of pretraining on several devices, as a worker. Started by `train_workers.ts`.
+ * A rank of pretraining on several devices, as a worker. Started by `train.ts`.
  *
  * @module
  */

@@ -15,7 +15,7 @@ import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
 /** A job that can be started again. */
 export interface Resumable {
   /** Whether it goes on from the run's checkpoint. */
-  resume: Resume;
+  resume?: Resume;
 }
 
 /** What every rank is given; plain data. */

@@ -5,14 +5,8 @@
  * @module
  */
 
-import type {
-  BufferView,
-  Device,
-  Program,
-  Readback,
-  RunOptions,
-  StateMemory,
-} from "../../ops/mod.ts";
+import type { Device, Program, RunOptions, StateMemory } from "../../ops/mod.ts";
+import type { BufferView, Readback } from "../../ops/program/device.ts";
 import { completion, partOf, type Range, type TensorPlace } from "./buckets.ts";
 import type { Communicator } from "./communicator.ts";
 

@@ -6,7 +6,7 @@
  */
 
 import type { PresetName } from "../../models/mod.ts";
-import { gpuTarget } from "../../ops/mod.ts";
+import { gpuTarget } from "../../ops/gpu/target.ts";
 import { type PretrainConfig, resolvePretrain } from "../config/pretrain.ts";
 import { align } from "../bench/report.ts";
 import { wrap } from "../command/help.ts";

@@ -7,7 +7,9 @@
 import { type ModelConfig, parameterShapes } from "../../models/mod.ts";
 import { STAGING_BYTES } from "../../ops/gpu/device.ts";
 import { layout } from "../../ops/program/memory.ts";
-import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops/mod.ts";
+import { estimateProgram, sharedWorkspace } from "../../ops/program/estimate.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
+import type { Target } from "../../ops/program/lowering.ts";
 import { mib } from "../bench/report.ts";
 import type { BatchShape, Objective } from "../train/objective.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
@@ -79,7 +81,7 @@ export interface MemoryPlan {
  * @example
  * ```ts
  * import { planMemory } from "./memory.ts";
- * import { gpuTarget } from "../../ops/mod.ts";
+ * import { gpuTarget } from "../../ops/gpu/target.ts";
  * import { resolvePretrain } from "../config/pretrain.ts";
  * import assert from "node:assert/strict";
  *

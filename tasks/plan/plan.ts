@@ -7,7 +7,10 @@
 
 import { UserError } from "../../ops/graph/errors.ts";
 import type { PresetName } from "../../models/mod.ts";
-import { gpuTarget } from "../../ops/mod.ts";
+import { cpuTarget } from "../../ops/cpu/target.ts";
+import { supportOf } from "../../ops/cpu/support.ts";
+import { gpuTarget } from "../../ops/gpu/target.ts";
+import type { Target } from "../../ops/program/lowering.ts";
 import { mib } from "../bench/report.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
 import { type MemoryPlan, planMemory } from "./memory.ts";
@@ -36,6 +39,8 @@ export interface PlanSettings extends
   preset: PresetName;
   /** Number of devices. */
   gpus: number;
+  /** What they are. */
+  target: "gpu" | "cpu";
   /** Memory of a device in GB, if what does not fit is to be refused. */
   memory?: number;
   /** GB/s that each device can send to others; needed for more than one. */
@@ -69,6 +74,13 @@ export const PLAN_OPTIONS = describe(
       default: 1,
       unit: "number",
       help: "Devices that train together.",
+      group: DEVICES,
+    },
+    target: {
+      type: "choice",
+      choices: ["gpu", "cpu"] as const,
+      default: "gpu",
+      help: "What they are. cpu: this machine's processor, with a thread for each core.",
       group: DEVICES,
     },
     rate: {
@@ -170,6 +182,8 @@ export interface Plan {
   config: PretrainConfig;
   /** Number of devices. */
   devices: number;
+  /** What they are. */
+  target: Target;
   /** Who computes what. */
   work: Work;
   /** A device's speed. */
@@ -212,7 +226,8 @@ export async function planRun(settings: PlanSettings): Promise<Plan> {
   const config = resolvePretrain(givenRun(settings), []);
   const rate = await rateOf(config, { rate: told, tflops, bench });
   const work = workOf(config, devices);
-  const memory = planMemory(config, devices, gpuTarget);
+  const target = settings.target === "cpu" ? cpuTarget(supportOf().cores) : gpuTarget;
+  const memory = planMemory(config, devices, target);
   const time = planTime(work, rate.tokensPerSecond, memory, devices, {
     interconnect: (interconnect ?? Infinity) * 1e9,
     latency: latency * 1e-6,
@@ -222,10 +237,10 @@ export async function planRun(settings: PlanSettings): Promise<Plan> {
     overlap,
   });
   const reasons = [
-    ...tooLarge(memory),
-    ...(room === undefined ? [] : tooMuch(config, devices, memory, room * 1e9)),
+    ...(target.kind === "gpu" ? tooLarge(memory) : []),
+    ...(room === undefined ? [] : tooMuch(config, devices, target, memory, room * 1e9)),
   ];
-  return { config, devices, work, rate, memory, time, reasons };
+  return { config, devices, target, work, rate, memory, time, reasons };
 }
 
 /** What the flags say about the run itself. */
@@ -258,21 +273,29 @@ function tooLarge({ largestBinding, largestBuffer }: MemoryPlan): string[] {
   ];
 }
 
+/** What a device is called. */
+export function nameOf({ kind }: Pick<Target, "kind">): string {
+  return kind === "cpu" ? "CPU" : "GPU";
+}
+
 /** Why the memory does not suffice, and what would fit. */
 function tooMuch(
   config: PretrainConfig,
   devices: number,
+  target: Target,
   { bytes }: MemoryPlan,
   room: number,
 ): string[] {
   if (bytes <= room) return [];
-  const refusal = `${gigabytes(bytes)} per GPU do not fit the ${gigabytes(room)} of --memory: `;
+  const refusal = `${gigabytes(bytes)} per ${nameOf(target)} do not fit the ${
+    gigabytes(room)
+  } of --memory: `;
   for (
     let micro = halved(config.microBatch);
     micro >= config.sequenceLength;
     micro = halved(micro)
   ) {
-    const smaller = planMemory({ ...config, microBatch: micro }, devices, gpuTarget);
+    const smaller = planMemory({ ...config, microBatch: micro }, devices, target);
     if (smaller.bytes <= room) {
       const flag = `--${flagName("microBatch")} ${micro}`;
       return [`${refusal}${flag} would need ${gigabytes(smaller.bytes)}`];

@@ -6,7 +6,7 @@
 
 import { align, mib } from "../bench/report.ts";
 import { percentText } from "../command/number_text.ts";
-import { ADAPTER_LIMITS, type Plan } from "./plan.ts";
+import { ADAPTER_LIMITS, nameOf, type Plan } from "./plan.ts";
 
 /** A line of arithmetic: what, how, and what it comes to. */
 type Line = readonly [what: string, how: string, result: string];
@@ -25,27 +25,28 @@ const TERMS = 3;
  * import assert from "node:assert/strict";
  *
  * const plan = await planRun({ ...defaults(PLAN_OPTIONS), preset: "tiny", rate: 2048 });
- * assert.match(planText(plan), /compute +4,096 tokens \/ 2,048 tokens\/s +2\.000 s/);
+ * assert.match(planText(plan), /compute +2,048 tokens \/ 2,048 tokens\/s +1\.000 s/);
  * ```
  */
 export function planText(plan: Plan): string {
-  const { config, devices } = plan;
-  const on = devices === 1 ? "one GPU" : `${count(devices)} GPUs`;
+  const { config, devices, target } = plan, device = nameOf(target);
+  const on = devices === 1 ? `one ${device}` : `${count(devices)} ${device}s`;
   const what = config.objective === "metro" ? "METRO-T5" : "T5";
   return [
     `Pretraining ${what} ${config.preset} on ${on}, 32-bit floats`,
     section("Work of an update", workLines(plan)),
-    section("Memory of each GPU", memoryLines(plan)),
+    section(`Memory of each ${device}`, memoryLines(plan)),
     section("Largest pieces of memory", limitLines(plan)),
     ...(devices > 1
-      ? [section("Sent, and received, by each GPU in an update", sentLines(plan))]
+      ? [section(`Sent, and received, by each ${device} in an update`, sentLines(plan))]
       : []),
     section("Time of an update", timeLines(plan)),
     section("Whole run, without evaluation and checkpoints", runLines(plan)),
   ].join("\n\n");
 }
 
-function workLines({ config, devices, work, rate }: Plan): Line[] {
+function workLines({ config, devices, target, work, rate }: Plan): Line[] {
+  const device = nameOf(target);
   const { micros, micro: { rows, length }, slices, shapes, tokens, surplus } = work;
   const own = shapes.at(-1)!;
   const lines: Line[] = [
@@ -57,15 +58,19 @@ function workLines({ config, devices, work, rate }: Plan): Line[] {
   ];
   if (devices > 1) {
     lines.push([
-      "each GPU",
+      `each ${device}`,
       `${count(slices)} times ${own.rows} × ${own.length}`,
       `${count(tokens)} tokens`,
     ]);
   }
   if (surplus > 1.0005) {
-    lines.push(["more than its share", "rows do not divide by GPUs", `${percent(surplus - 1)}`]);
+    lines.push([
+      "more than its share",
+      `rows do not divide by ${device}s`,
+      `${percent(surplus - 1)}`,
+    ]);
   }
-  lines.push(["rate of a GPU", rate.from, `${count(rate.tokensPerSecond)} tokens/s`]);
+  lines.push([`rate of a ${device}`, rate.from, `${count(rate.tokensPerSecond)} tokens/s`]);
   if (micros * rows * length !== config.batchTokens) {
     lines.push([
       "--batch-tokens",
@@ -91,11 +96,12 @@ function memoryLines({ memory }: Plan): Line[] {
   return lines;
 }
 
-function limitLines({ memory: { largestBinding, largestBuffer } }: Plan): Line[] {
+function limitLines({ target, memory: { largestBinding, largestBuffer } }: Plan): Line[] {
+  const limits = target.kind === "gpu" ? ADAPTER_LIMITS : [];
   return [
     ["binding", largestBinding.what, mib(largestBinding.bytes)],
     ["buffer", largestBuffer.what, mib(largestBuffer.bytes)],
-    ...ADAPTER_LIMITS.map(({ bytes: limit, whose, of }): Line => {
+    ...limits.map(({ bytes: limit, whose, of }): Line => {
       const over = [["binding", largestBinding] as const, ["buffer", largestBuffer] as const]
         .filter(([kind, { bytes }]) => of.includes(kind) && bytes > limit)
         .map(([kind]) => kind);
@@ -136,17 +142,21 @@ function sumOf(terms: readonly string[]): string {
   return terms.join(" + ");
 }
 
-function runLines({ config, devices, work, time }: Plan): Line[] {
+function runLines({ config, devices, target, work, time }: Plan): Line[] {
   const { updates } = config;
   const tokens = updates * work.micros * work.micro.rows * work.micro.length;
   const hours = updates * time.seconds / 3600;
   const lines: Line[] = [
     ["time", `${count(updates)} updates × ${secondsText(time.seconds)}`, hoursText(hours)],
     ["tokens", "padding included", count(tokens)],
-    ["tokens per second", "of all GPUs", count(tokens / hours / 3600)],
+    ["tokens per second", `of all ${nameOf(target)}s`, count(tokens / hours / 3600)],
   ];
   if (devices > 1) {
-    lines.push(["GPU-hours", `${devices} × ${hoursText(hours)}`, count(devices * hours)]);
+    lines.push([
+      `${nameOf(target)}-hours`,
+      `${devices} × ${hoursText(hours)}`,
+      count(devices * hours),
+    ]);
   }
   return lines;
 }

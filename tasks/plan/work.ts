@@ -4,7 +4,8 @@
  * @module
  */
 
-import { type ModelConfig, t5Lengths } from "../../models/mod.ts";
+import { type ModelConfig } from "../../models/mod.ts";
+import { t5Lengths } from "../../models/t5.ts";
 import { rowsOf } from "../text/batches.ts";
 import { pairFlops, trainingFlopsPerToken } from "../train/flops.ts";
 import {

@@ -12,23 +12,23 @@
 
 import type { MixingRule } from "../config/finetune.ts";
 
-/** A block of datasets: T0's own, those added as in GPT-3's evaluation, those from SuperGLUE. */
-export type MixturePart = "BASE" | "GPT_EVAL" | "SGLUE";
-
-/** The names of the three mixtures, each holding the one before. */
-export type MixtureName = "T0" | "T0+" | "T0++";
-
 /** A dataset to learn from. All its templates are used, also those that are another task. */
 export interface TrainDataset {
   /** `dataset/config` on the Hub, or the dataset alone where it has no configs. */
   dataset: string;
   /** The family of tasks, in t-zero's words. */
   task: string;
-  /** The block it belongs to. */
-  part: MixturePart;
+  /** The block it belongs to: T0's own, those added as in GPT-3's evaluation, those from SuperGLUE. */
+  part: "BASE" | "GPT_EVAL" | "SGLUE";
   /** Rows of its training split, as t-zero counts them. */
   trainSize: number;
 }
+
+/** A block of datasets. */
+export type MixturePart = TrainDataset["part"];
+
+/** The names of the three mixtures, each holding the one before. */
+export type MixtureName = "T0" | "T0+" | "T0++";
 
 const BASE: readonly TrainDataset[] = part("BASE", {
   paraphrase: {
@@ -147,14 +147,14 @@ export const MIXTURES: Readonly<Record<MixtureName, readonly MixturePart[]>> = {
  *
  * @example
  * ```ts
- * import { mixtureDatasets } from "./t0.ts";
+ * import { mixtureDatasets } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * assert.equal(mixtureDatasets("T0").length, 38);
  * assert.equal(mixtureDatasets("T0++")[0].dataset, "adversarial_qa/dbert");
  * ```
  */
-export function mixtureDatasets(mixture: MixtureName): TrainDataset[] {
+export function mixtureDatasets(mixture: "T0" | "T0+" | "T0++"): TrainDataset[] {
   return T0_DATASETS
     .filter(({ part }) => MIXTURES[mixture].includes(part))
     .sort((a, b) => a.dataset < b.dataset ? -1 : 1);
@@ -188,8 +188,11 @@ export function cap(rule: MixingRule, trainSize: number, templates: number): num
   return trainSize <= LIMIT ? trainSize : share;
 }
 
-/** A column of the papers' tables of results. */
-export interface EvalColumn {
+/**
+ * The eleven columns of T0 Eval. ANLI is there three times, as its rounds are three splits of one
+ * dataset.
+ */
+export const T0_EVAL: readonly {
   /** Its heading. */
   column: string;
   /** `dataset/config` on the Hub, or the dataset alone where it has no configs. */
@@ -198,13 +201,7 @@ export interface EvalColumn {
   split: string;
   /** The family of tasks, in t-zero's words. */
   task: string;
-}
-
-/**
- * The eleven columns of T0 Eval. ANLI is there three times, as its rounds are three splits of one
- * dataset.
- */
-export const T0_EVAL: readonly EvalColumn[] = [
+}[] = [
   { column: "RTE", dataset: "super_glue/rte", split: "validation", task: "NLI" },
   { column: "CB", dataset: "super_glue/cb", split: "validation", task: "NLI" },
   { column: "ANLI R1", dataset: "anli", split: "dev_r1", task: "NLI" },

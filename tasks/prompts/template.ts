@@ -14,23 +14,7 @@ export type { Choose } from "../jinja/values.ts";
 export type { Row };
 
 /** What a template makes of a row. */
-export interface Rendered {
-  /** What `|||` separates, stripped: input and target, if all is well. */
-  parts: string[];
-  /** The answers to choose from; `null` if the template names none. */
-  choices: string[] | null;
-}
-
-/** How {@link Template.apply} renders. */
-export interface ApplyOptions {
-  /**
-   * Whether to cut what each `{{ }}` prints at 2,048 code points, as promptsource does by default. It
-   * rewrites the source for that, and so in `{{ a + b }}` it cuts `b` alone.
-   */
-  truncate?: boolean;
-  /** Picks for the filters `choice` and `random` (default: the first item). Seed it, for training. */
-  choose?: Choose;
-}
+export type Rendered = ReturnType<Template["apply"]>;
 
 /** A template's entry in its file. */
 export interface TemplateSource {
@@ -67,7 +51,7 @@ export class RenderError extends Error {
   /** Always `"RenderError"`. */
   override name = "RenderError";
   /** The exception's name in Python. */
-  readonly kind: ErrorKind;
+  readonly kind: string;
   /** The template's name. */
   readonly template: string;
 
@@ -84,7 +68,7 @@ export class RenderError extends Error {
  *
  * @example
  * ```ts
- * import { Template } from "./template.ts";
+ * import { Template } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const template = new Template({
@@ -146,10 +130,21 @@ export class Template implements TemplateSource {
   /**
    * Renders the template for a row.
    *
+   * @param options `truncate`: whether to cut what each `{{ }}` prints at 2,048 code points, as promptsource
+   *   does by default, which rewrites the source for that, and so in `{{ a + b }}` cuts `b` alone; `choose`:
+   *   picks for the filters `choice` and `random`, of so many items; the first by default
+   * @returns what `|||` separates, stripped: input and target, if all is well; and the answers to choose from,
+   *   `null` if the template names none
    * @throws {RenderError} where promptsource raises
    * @throws {UserError} a template that does not compile
    */
-  apply(row: Row, { truncate = true, choose = chooseFirst }: ApplyOptions = {}): Rendered {
+  apply(
+    row: Row,
+    { truncate = true, choose = chooseFirst }: {
+      truncate?: boolean;
+      choose?: (n: number) => number;
+    } = {},
+  ): { parts: string[]; choices: string[] | null } {
     const template = truncate ? this.#compiledTruncated() : this.#compiledPlain();
     if (Object.hasOwn(row, CHOICES)) {
       throw new RenderError("ValueError", this.name, `a row has the restricted field ${CHOICES}`);
@@ -166,7 +161,7 @@ export class Template implements TemplateSource {
    * @throws {RenderError} where promptsource raises
    * @throws {UserError} a template that does not compile
    */
-  answerChoicesList(row: Row, choose: Choose = chooseFirst): string[] | null {
+  answerChoicesList(row: Row, choose: (n: number) => number = chooseFirst): string[] | null {
     if (this.answerChoices === null) return null;
     if (this.#fixed) return [...this.#fixed];
     const template = this.#compiledChoices(this.answerChoices);

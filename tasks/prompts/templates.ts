@@ -39,7 +39,7 @@ export interface Templates {
  *
  * @example
  * ```ts
- * import { openTemplates } from "./templates.ts";
+ * import { openTemplates } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const folder = await Deno.makeTempDir();

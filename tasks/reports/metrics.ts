@@ -168,7 +168,7 @@ export async function openMetrics(path: string, update: number): Promise<Metrics
  *
  * @example
  * ```ts
- * import { readMetrics } from "./metrics.ts";
+ * import { readMetrics } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(await readMetrics("no-such-run/metrics.jsonl"), []);

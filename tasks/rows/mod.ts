@@ -16,6 +16,6 @@ export {
   p3Example,
   type ScoredExample,
 } from "./p3.ts";
-export { type ReadRow, readRows, type ReadRowsOptions } from "./stream.ts";
+export { type ReadRow, readRows } from "./stream.ts";
 export { openRows, type RowReader } from "./random_access.ts";
 export { Float, type Row } from "./row.ts";

@@ -10,15 +10,6 @@ import { type FileRow, jsonFile, jsonLines, type OnBad, report } from "./json.ts
 import { parquetRows } from "./parquet.ts";
 import type { Row } from "./row.ts";
 
-/** How {@link readRows} treats what it cannot use. */
-export interface ReadRowsOptions {
-  /**
-   * Told about each row (or row group, or rest of a file) that cannot be used, which is then skipped;
-   * without it the first such error is thrown. It may throw, to stop.
-   */
-  onBad?: OnBad;
-}
-
 /** A row and where it was found. */
 export interface ReadRow {
   /** The row. */
@@ -37,13 +28,16 @@ export interface ReadRow {
  * of these named `<split>-00000-of-00004.*`.
  *
  * @param dataset its folder below `folder`, such as `"super_glue/copa"`
+ * @param options `onBad` is told about each row (or row group, or rest of a file) that cannot be used, which is
+ *   then skipped; without it the first such error is thrown. It may throw, to stop
+ * @returns each row with its number in the split, from 0, what is skipped not counted, and its file
  * @throws {UserError} dataset or split do not exist; naming file and line or row: text that is not
  * UTF-8, broken JSON, a row that is not an object, a CSV row of another length than the header, a
  * damaged file; and when there are no rows at all. Lines are counted from 1, rows from 0.
  *
  * @example
  * ```ts
- * import { readRows } from "./stream.ts";
+ * import { readRows } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const folder = await Deno.makeTempDir();
@@ -59,8 +53,8 @@ export async function* readRows(
   folder: string,
   dataset: string,
   split: string,
-  { onBad }: ReadRowsOptions = {},
-): AsyncGenerator<ReadRow> {
+  { onBad }: { onBad?: (error: UserError) => void } = {},
+): AsyncGenerator<{ row: Row; number: number; file: string }> {
   let number = 0;
   for await (const { rows, file } of readBatches(filesOf(folder, dataset, split), onBad)) {
     for (const { row } of rows) yield { row, number: number++, file };

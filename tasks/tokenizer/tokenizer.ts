@@ -23,7 +23,22 @@ import { isPlain, UnigramCodec } from "./unigram_codec.ts";
 /** The parts of a tokenizer.json that are read here. */
 export interface TokenizerJson {
   /** Special tokens, and tokens that were added after training. */
-  added_tokens: AddedToken[];
+  added_tokens: {
+    /** Its id. */
+    id: number;
+    /** Its text. */
+    content: string;
+    /** Whether it only counts as a whole word. */
+    single_word?: boolean;
+    /** Whether it swallows white space before it. */
+    lstrip?: boolean;
+    /** Whether it swallows white space after it. */
+    rstrip?: boolean;
+    /** Whether it is looked for in the normalised text. */
+    normalized?: boolean;
+    /** Whether it is a control token. */
+    special?: boolean;
+  }[];
   /** How text is normalised before it is split; null for not at all. */
   normalizer: unknown;
   /** How text is split into words. */
@@ -39,22 +54,7 @@ export interface TokenizerJson {
 }
 
 /** A token that is recognised in the text before anything else. */
-export interface AddedToken {
-  /** Its id. */
-  id: number;
-  /** Its text. */
-  content: string;
-  /** Whether it only counts as a whole word. */
-  single_word?: boolean;
-  /** Whether it swallows white space before it. */
-  lstrip?: boolean;
-  /** Whether it swallows white space after it. */
-  rstrip?: boolean;
-  /** Whether it is looked for in the normalised text. */
-  normalized?: boolean;
-  /** Whether it is a control token. */
-  special?: boolean;
-}
+export type AddedToken = TokenizerJson["added_tokens"][number];
 
 interface Codec {
   encode(text: string): Uint32Array;
@@ -74,8 +74,7 @@ interface Codec {
  *
  * @example
  * ```ts
- * import { trainTokenizer } from "./train_bpe.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainTokenizer } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["to be or not to be", "be or not"];
@@ -177,11 +176,13 @@ export class Tokenizer {
  * @throws {UserError} naming the file if it is missing or not usable
  *
  * @example
- * ```ts ignore
- * import { loadTokenizer } from "./tokenizer.ts";
+ * ```ts
+ * import { loadTokenizer, trainTokenizer } from "@metro/t0";
+ * import assert from "node:assert/strict";
  *
- * const tokenizer = loadTokenizer("metro_vocab/vocab_32k"); // lower-cases: the default
- * console.log(tokenizer.encode("Is this review positive?"));
+ * const options = { vocabSize: 262, lowercase: true, sentinels: 8 };
+ * const tokenizer = loadTokenizer(await trainTokenizer(["to be or not to be"], options));
+ * assert.equal(tokenizer.decode(tokenizer.encode("Not to be")), "not to be");
  * ```
  */
 export function loadTokenizer(source: TokenizerJson | string): Tokenizer {

@@ -14,7 +14,7 @@ import { countWords, lineSplitter, MAX_WORD } from "./words.ts";
 export { SPECIAL_TOKENS };
 
 /** What {@link trainTokenizer} makes. */
-export interface TrainOptions {
+export interface TokenizerOptions {
   /** Special tokens and pieces together, without the sentinels; at least 260. */
   vocabSize: number;
   /** Whether text is lower-cased: "uncased". */
@@ -41,8 +41,7 @@ const MIN_COUNT = 2;
  *
  * @example
  * ```ts
- * import { trainTokenizer } from "./train_bpe.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainTokenizer } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["low lower lowest", "new newer newest"];
@@ -52,7 +51,7 @@ const MIN_COUNT = 2;
  */
 export async function trainTokenizer(
   lines: AsyncIterable<string> | Iterable<string>,
-  { vocabSize, lowercase, sentinels, sample = SAMPLE }: TrainOptions,
+  { vocabSize, lowercase, sentinels, sample = SAMPLE }: TokenizerOptions,
 ): Promise<TokenizerJson> {
   const smallest = SPECIAL_TOKENS.length + BYTE_SYMBOLS.length;
   if (!Number.isInteger(vocabSize) || vocabSize < smallest) {

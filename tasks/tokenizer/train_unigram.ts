@@ -12,18 +12,9 @@ import { normalizerJson } from "./byte_level.ts";
 import { ENDS, expectedCounts, maximise, type Piece, prune, type Words } from "./lattice.ts";
 import { seedPieces } from "./seed_pieces.ts";
 import { SPECIAL_TOKENS, tokenizerJson } from "./tokenizer_json.ts";
-import type { TrainOptions } from "./train_bpe.ts";
+import type { TokenizerOptions } from "./train_bpe.ts";
 import { SPACE_SYMBOL } from "./unigram.ts";
 import { countWords, layOut, LINE_END, lineSplitter } from "./words.ts";
-
-/** What {@link trainUnigram} makes. */
-export interface UnigramOptions extends TrainOptions {
-  /**
-   * Share of the text's characters that get a piece, the most frequent first (default 0.9995); the
-   * rest is `<unk>`. 1 covers them all.
-   */
-  characterCoverage?: number;
-}
 
 const SAMPLE = 1_000_000_000;
 const COVERAGE = 0.9995;
@@ -40,13 +31,14 @@ const SLACK = 1.1;
  * Ids: the four {@link SPECIAL_TOKENS}, the pieces from the most probable on, the sentinels. The
  * result depends on the lines only. Memory grows with the distinct words, not with the text.
  *
+ * @param options `characterCoverage`: share of the text's characters that get a piece, the most frequent first
+ *   (default 0.9995); the rest is `<unk>`. 1 covers them all
  * @throws {UserError} if the vocabulary is smaller than the characters need, or larger than the text
  * supports (then it says how large it can be)
  *
  * @example
  * ```ts
- * import { trainUnigram } from "./train_unigram.ts";
- * import { Tokenizer } from "./tokenizer.ts";
+ * import { Tokenizer, trainUnigram } from "@metro/t0/tasks";
  * import assert from "node:assert/strict";
  *
  * const lines = ["low lower lowest", "new newer newest"];
@@ -64,7 +56,7 @@ export async function trainUnigram(
     sentinels,
     sample = SAMPLE,
     characterCoverage = COVERAGE,
-  }: UnigramOptions,
+  }: TokenizerOptions & { characterCoverage?: number },
 ): Promise<TokenizerJson> {
   const added = Array.from({ length: sentinels }, (_, i) => sentinelName(i));
   const split = lineSplitter(lowercase, [...SPECIAL_TOKENS, ...added], spacedWords);

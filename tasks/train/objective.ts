@@ -6,23 +6,24 @@
  */
 
 import {
-  areaUnderRoc,
   lossScalars,
   metro,
-  METRO_SUMS,
   metroInputs,
   type ModelConfig,
   type ObjectiveConfig,
   type Parameters,
   type Part,
-  PARTS,
   prepareMetroBatch,
   prepareT5Batch,
   seq2seq,
   seq2seqInputs,
-  t5Lengths,
 } from "../../models/mod.ts";
-import { sizeOf, type Tensor } from "../../ops/mod.ts";
+import { areaUnderRoc } from "../../models/roc.ts";
+import { METRO_SUMS } from "../../models/metro.ts";
+import { PARTS } from "../../models/parameters.ts";
+import { t5Lengths } from "../../models/t5.ts";
+import { type Tensor } from "../../ops/mod.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import type { MicroBatch } from "../text/batches.ts";
 
 /** What a training graph yields for one micro-batch. */

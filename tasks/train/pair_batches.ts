@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { SpecialIds } from "../../models/mod.ts";
+import type { SpecialIds } from "../../models/config.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
 import { chooseLengths, fittingLength } from "./lengths.ts";

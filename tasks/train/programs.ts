@@ -8,7 +8,6 @@
 import { declareParameters, type ModelConfig, parameterShapes } from "../../models/mod.ts";
 import {
   add,
-  addAll,
   div,
   grad,
   greater,
@@ -24,6 +23,7 @@ import {
   type Tensor,
   where,
 } from "../../ops/mod.ts";
+import { addAll } from "../../ops/primitives/reduce.ts";
 import type { BatchShape, Objective } from "./objective.ts";
 
 /** Settings of AdamW. */
@@ -56,7 +56,8 @@ export const LARGEST_NORM = 1e37;
  * ```ts
  * import { microSpec } from "./programs.ts";
  * import { preset } from "../../models/mod.ts";
- * import { estimateProgram, gpuTarget } from "../../ops/mod.ts";
+ * import { estimateProgram } from "../../ops/program/estimate.ts";
+ * import { gpuTarget } from "../../ops/gpu/target.ts";
  * import { metroObjective } from "./objective.ts";
  * import assert from "node:assert/strict";
  *

@@ -12,15 +12,9 @@
 
 import { type ModelConfig, parameterShapes, type Part } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import {
-  compile,
-  type Device,
-  key,
-  type Program,
-  sizeOf,
-  StateMemory,
-  Workspace,
-} from "../../ops/mod.ts";
+import { compile, type Device, type Program, StateMemory, Workspace } from "../../ops/mod.ts";
+import { key } from "../../ops/graph/random.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import {
   addCounts,
   type BatchShape,

@@ -15,7 +15,6 @@ import {
   declareParameters,
   decode,
   encode,
-  languageModelLogits,
   type ModelConfig,
   ourNames,
   parameterCount,
@@ -23,6 +22,7 @@ import {
   specialIds,
 } from "../../models/mod.ts";
 import { isRecord } from "../../models/formats/untrusted.ts";
+import { languageModelLogits } from "../../models/heads.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { compile, type Device, input, StateMemory } from "../../ops/mod.ts";
 import { openTensors } from "../checkpoints/save.ts";

@@ -24,16 +24,13 @@
  */
 
 import { metroLogits } from "../../models/metro.ts";
-import { metroInputs, type MetroValues, SPECIAL } from "../../models/mod.ts";
+import { metroInputs } from "../../models/mod.ts";
 import { declareParameters } from "../../models/parameters.ts";
-import {
-  compile,
-  type Device,
-  type DeviceBuffer,
-  sizeOf,
-  type StateMemory,
-  Workspace,
-} from "../../ops/mod.ts";
+import type { MetroValues } from "../../models/metro_batch.ts";
+import { SPECIAL } from "../../models/config.ts";
+import { compile, type Device, type StateMemory, Workspace } from "../../ops/mod.ts";
+import type { DeviceBuffer } from "../../ops/program/device.ts";
+import { sizeOf } from "../../ops/graph/tensor.ts";
 import { metroObjective, scalarsOf } from "../train/objective.ts";
 import { GOLDEN_COUNTS, type GoldenUpdate, type StepFolder } from "./step_folder.ts";
 import { Trainer, wholeUpdate } from "../train/trainer.ts";

@@ -16,27 +16,27 @@
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import {
-  checkModelConfig,
-  checkObjectiveConfig,
   foreignNames,
   type ForeignTensor,
-  layOutMetroBatch,
-  LM_HEADS,
-  type LossCounts,
-  MASKED_POSITIONS_ONLY,
   maskId,
-  type MetroValues,
   type ModelConfig,
   type ObjectiveConfig,
   ourNames,
-  PARTS,
   preset,
+} from "../../models/mod.ts";
+import {
+  checkModelConfig,
+  checkObjectiveConfig,
+  LM_HEADS,
+  MASKED_POSITIONS_ONLY,
   RTD_HEADS,
   RTD_LOCATIONS,
   SHARE_MODES,
   SPECIAL,
-  transpose,
-} from "../../models/mod.ts";
+} from "../../models/config.ts";
+import { layOutMetroBatch, type LossCounts, type MetroValues } from "../../models/metro_batch.ts";
+import { PARTS } from "../../models/parameters.ts";
+import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { parseAt } from "../files/json.ts";
 import { openTensors, type Tensors } from "../checkpoints/save.ts";

@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../ops/graph/random.ts";
 import { AS_ROOT, ended, HAS_MPI, MPIRUN, start, startRanks } from "./command.ts";
-import { assertAgree, fail, recordsOf, succeed, until, words } from "./prompted.ts";
-import { results, SMALL, TEXT } from "./small_run.ts";
+import { assertAgree, fail, kill, recordsOf, succeed, until, words } from "./prompted.ts";
+import { randomMoment, results, SMALL, TEXT } from "./small_run.ts";
 
 let folder = "";
 
@@ -147,10 +147,9 @@ async function tornRun(
   const random = new Random(7);
   for (let kills = 0;; kills++) {
     const job = start(run);
-    const timer = kills < 2 ? setTimeout(() => kill(job), 1500 + random.below(5000)) : undefined;
+    if (kills < 2) randomMoment(job, run, random).then(() => kill(job));
     const { code, err } = await ended(job);
-    clearTimeout(timer);
-    if (code === 0) return;
+    if (code === 0) return assert.ok(kills > 0, "it was over before it was killed");
     assert(kills < 2, err);
   }
 }
@@ -158,7 +157,7 @@ async function tornRun(
 Deno.test("workers killed at random moments and started again end with the undisturbed weights", async () => {
   const run = join(folder, "torn-workers");
   const begin = (run: string) => start("pretrain", [...flags(run, { devices: "2" }), "--requeue"]);
-  await tornRun(begin, (job) => job.kill("SIGKILL"), run);
+  await tornRun(begin, kill, run);
   assert.deepEqual(await results(run), await results(join(folder, "workers-2")));
 });
 

@@ -1,6 +1,6 @@
 /** A rank of an evaluation that one rank alone is told to stop: what `evaluate_test.ts` runs in workers. */
 
-import { type EvaluateJob, evaluateModel } from "../../tasks/evaluate.ts";
+import { evaluate, type EvaluateJob } from "../../tasks/evaluate.ts";
 import { loadModel } from "../../tasks/checkpoints/model.ts";
 import { openRankDevice, type WorkerPlacement } from "../../tasks/devices/open.ts";
 import { serveRank } from "../../tasks/parallel/worker.ts";
@@ -26,5 +26,5 @@ serveRank<InterruptedArgs>(async ({ job, placement, told, after }, { group, outp
       return group.rank === told && looks++ >= after;
     },
   };
-  return await evaluateModel({ ...job, model, group, interrupted, output });
+  return await evaluate({ ...job, model, group, interrupted, output });
 });

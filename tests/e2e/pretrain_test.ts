@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../ops/graph/random.ts";
 import { ended, run, start } from "./command.ts";
-import { words } from "./prompted.ts";
-import { results, SMALL, TEXT } from "./small_run.ts";
+import { kill, words } from "./prompted.ts";
+import { randomMoment, results, SMALL, TEXT } from "./small_run.ts";
 
 let folder = "";
 
@@ -63,22 +63,19 @@ Deno.test("killed at random moments and resumed, a run ends with the weights of 
       "pretrain",
       started ? ["--run", torn, "--resume"] : flags({ updates: "30", run: torn }),
     );
-    // Start-up takes a second or two, the updates a second or two more.
-    const timer = kills < 4
-      ? setTimeout(() => process.kill("SIGKILL"), 1000 + random.below(3000))
-      : undefined;
+    if (kills < 4) randomMoment(process, torn, random).then(() => kill(process));
     const { code, err } = await ended(process);
-    clearTimeout(timer);
     if (code === 0) break;
     assert.equal(code, 137, err);
     kills++;
   }
+  assert.ok(kills > 1, `killed ${kills} times`);
   assert.deepEqual(await results(torn), await results(whole));
 });
 
 Deno.test("Ctrl-C saves a checkpoint and exits cleanly; the resumed run is the same run", async () => {
   const whole = join(folder, "calm"), stopped = join(folder, "stopped");
-  const args = (run: string) => flags({ updates: "40", "save-every": "0", run });
+  const args = (run: string) => flags({ updates: "90", "save-every": "0", run });
   assert.equal((await pretrain(args(whole))).code, 0);
   const process = start("pretrain", args(stopped));
   // The first line of metrics says that training has begun.

@@ -38,3 +38,25 @@ export async function results(run: string): Promise<{ weights: string; metrics: 
     metrics: await metricsOf(run),
   };
 }
+
+/** Lines of metrics that a run has written so far. */
+async function linesOf(run: string): Promise<number> {
+  const text = await readFile(join(run, "metrics.jsonl"), "utf8").catch(() => "");
+  return text.split("\n").length - 1;
+}
+
+const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Waits for a random moment of a job: while it starts, or a little after some more lines of metrics. */
+export async function randomMoment(
+  job: Deno.ChildProcess,
+  run: string,
+  random: Random,
+): Promise<void> {
+  if (random.below(4) === 0) return void await pause(random.below(1500));
+  let isOver = false;
+  job.status.then(() => isOver = true);
+  const goal = await linesOf(run) + 1 + random.below(3);
+  while (!isOver && await linesOf(run) < goal) await pause(5);
+  await pause(random.below(60));
+}

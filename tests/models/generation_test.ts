@@ -5,14 +5,16 @@ import {
   declareParameters,
   decode,
   initialize,
-  type KeysAndValues,
-  languageModelLogits,
   type ModelConfig,
   parameterShapes,
   preset,
-  SPECIAL,
 } from "../../models/mod.ts";
-import { evaluate, input, Random, state, type Tensor, type Values } from "../../ops/mod.ts";
+import type { KeysAndValues } from "../../models/layers.ts";
+import { languageModelLogits } from "../../models/heads.ts";
+import { SPECIAL } from "../../models/config.ts";
+import { input, interpret, state, type Tensor } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
+import type { Values } from "../../ops/graph/tensor.ts";
 
 const MODEL: ModelConfig = {
   ...preset("tiny").model,
@@ -83,7 +85,7 @@ class Replay {
   }
 
   run(inputs: Record<string, ArrayLike<number>>): Values[] {
-    const results = evaluate([...this.#outputs, ...this.#updates.map(([, value]) => value)], {
+    const results = interpret([...this.#outputs, ...this.#updates.map(([, value]) => value)], {
       values: { ...this.#values, ...inputs },
     });
     const outputs = results.slice(0, this.#outputs.length);
@@ -144,7 +146,7 @@ function whole(ids: number[][], mask: Uint32Array[], memory: Float32Array): Valu
     memoryTokens,
   });
   const sources = mask.flatMap((m) => Array.from(m, (seen) => seen ? 9 : 1));
-  return evaluate([h], {
+  return interpret([h], {
     values: {
       ...weights,
       tokens: ids.flat(),

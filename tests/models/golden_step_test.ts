@@ -1,6 +1,7 @@
 /** The METRO objective against steps of the reference implementation, in float64 on the host. */
 import assert from "node:assert/strict";
-import { evaluate, grad, type Tensor, type Values } from "../../ops/mod.ts";
+import { grad, interpret, type Tensor } from "../../ops/mod.ts";
+import type { Values } from "../../ops/graph/tensor.ts";
 import { lossScalars, metro, METRO_SUMS, metroInputs, metroLogits } from "../../models/metro.ts";
 import { declareParameters } from "../../models/parameters.ts";
 import { readStepFolder } from "../../tasks/verify/step_folder.ts";
@@ -26,7 +27,7 @@ async function checkStep(path: string): Promise<void> {
   const outputs: Record<string, Tensor> = { loss, ...sums, ...logits };
   const gradients = grad(loss, names.map((name) => parameters[name]));
   const [step] = golden.updates;
-  const values = evaluate([...Object.values(outputs), ...gradients], {
+  const values = interpret([...Object.values(outputs), ...gradients], {
     values: { ...golden.before, ...golden.inputs, noise: step.noise },
     run: { scalars: lossScalars(objective, counts, counts) },
   });

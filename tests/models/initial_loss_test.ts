@@ -10,9 +10,10 @@ import {
   parameterShapes,
   prepareMetroBatch,
   preset,
-  SPECIAL,
 } from "../../models/mod.ts";
-import { compile, Random, StateMemory } from "../../ops/mod.ts";
+import { SPECIAL } from "../../models/config.ts";
+import { compile, StateMemory } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { cpuTest, openTestDevice } from "../device.ts";
 
 cpuTest(

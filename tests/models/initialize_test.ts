@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { initialize } from "../../models/initialize.ts";
 import { parameterShapes } from "../../models/parameters.ts";
+import { relativeBucket } from "../../models/relative.ts";
 import { preset } from "../../models/presets.ts";
 
 const { model: base } = preset("base");
@@ -81,7 +82,7 @@ Deno.test("initialize: every tensor of every part, a function of seed and name",
   assert.throws(() => values("decoder.9.ffn.in.weight"), /no parameter decoder.9/);
 });
 
-Deno.test("initialize: short runs start from tokens above positions, and from relative positions that count", () => {
+Deno.test("initialize: short runs start from tokens above positions, and from heads that look at near ones", () => {
   const short = initialize(base, 1, "short"), reference = initialize(base, 1);
   const ratio = (name: string) =>
     moments(short(name)).deviation / moments(reference(name)).deviation;
@@ -89,7 +90,11 @@ Deno.test("initialize: short runs start from tokens above positions, and from re
   for (const stack of ["encoder", "decoder"]) {
     assert.ok(Math.abs(ratio(`${stack}.embed.positions`) - 0.3) < 1e-3);
   }
-  assert.ok(Math.abs(moments(short("encoder.11.attention.relative")).deviation - 3) < 0.3);
+  const relative = short("encoder.11.attention.relative");
+  for (const [head, delta] of [-1, 1, -2, 2, -3, 3].entries()) {
+    const column = relative.filter((_, i) => i % base.heads === head);
+    assert.equal(column.indexOf(Math.max(...column)), relativeBucket(delta, base, 1024));
+  }
   for (const map of ["in", "out"]) {
     assert.ok(Math.abs(ratio(`encoder.0.ffn.${map}.weight`) - 2) < 0.01);
     assert.deepEqual(

@@ -8,26 +8,18 @@ import {
   lossScalars,
   metro,
   metroInputs,
-  metroLogits,
   type ModelConfig,
-  NONE,
   type ObjectiveConfig,
   parameterShapes,
   prepareMetroBatch,
   preset,
-  relativeBucket,
-  SPECIAL,
 } from "../../models/mod.ts";
-import {
-  compile,
-  type Device,
-  evaluate,
-  grad,
-  key,
-  openDevice,
-  Random,
-  StateMemory,
-} from "../../ops/mod.ts";
+import { metroLogits } from "../../models/metro.ts";
+import { NONE } from "../../models/metro_batch.ts";
+import { relativeBucket } from "../../models/relative.ts";
+import { SPECIAL } from "../../models/config.ts";
+import { compile, type Device, grad, interpret, openDevice, StateMemory } from "../../ops/mod.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import {
   type HandLosses,
   type HandWeights,
@@ -188,7 +180,7 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
     const heads = metroLogits(p.parameters, p.model, p.symbols, p.symbols.noise!, p.objective);
     const { loss, sums: { mlmNll, rtdLoss, clmLoss } } = p.graph;
     const outputs = { loss, mlmNll, rtdLoss, clmLoss, clmLogits: heads.clm, mlmLogits: heads.mlm };
-    const values = evaluate(Object.values(outputs), {
+    const values = interpret(Object.values(outputs), {
       values: { ...p.weights, ...p.inputs },
       run: { scalars: p.scalars },
     });
@@ -216,7 +208,7 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
 for (const [name, variant] of Object.entries(VARIANTS)) {
   Deno.test(`metro's gradient is the finite difference of the paper by hand: ${name}`, () => {
     const p = prepared(variant), names = Object.keys(p.parameters);
-    const all = evaluate(grad(p.graph.loss, names.map((name) => p.parameters[name])), {
+    const all = interpret(grad(p.graph.loss, names.map((name) => p.parameters[name])), {
       values: { ...p.weights, ...p.inputs },
       run: { scalars: p.scalars },
     });
@@ -292,7 +284,7 @@ Deno.test("micro-batches add up to the whole update, whichever way the RTD loss 
       const { loss } = metro(p.parameters, p.model, p.objective, symbols);
       const scalars = lossScalars(p.objective, { selected, tokens }, p.counts);
       const values = { ...p.weights, ...rowsOf(p.inputs, from, to) };
-      got += evaluate([loss], { values, run: { scalars } })[0][0];
+      got += interpret([loss], { values, run: { scalars } })[0][0];
     }
     near(got, expected, 1e-9, rtdAverage);
   }

@@ -9,7 +9,7 @@ import {
 import { preset } from "../../models/presets.ts";
 import { decode, encode } from "../../models/transformer.ts";
 import { languageModelLogits } from "../../models/heads.ts";
-import { evaluate, input } from "../../ops/mod.ts";
+import { input, interpret } from "../../ops/mod.ts";
 import { readStepFolder } from "../../tasks/verify/step_folder.ts";
 import { goldenJson, goldenModel, goldenPath, goldenTensors, hasGolden } from "./golden.ts";
 
@@ -94,7 +94,7 @@ function checkReleased(folder: string): void {
   const tokens = input("target", [labels.length, labels[0].length], "u32");
   const memory = encode(parameters, model, memoryTokens);
   const h = decode(parameters, model, tokens, { memory, memoryTokens });
-  const [logits] = evaluate([languageModelLogits(parameters, model, "clm", h)], {
+  const [logits] = interpret([languageModelLogits(parameters, model, "clm", h)], {
     values: { ...weights, source: source.flat(), target: shifted.flat() },
   });
   const expected = goldenTensors(`${folder}/expected_logits.safetensors`).get("logits")!.values;

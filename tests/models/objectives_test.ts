@@ -1,6 +1,6 @@
 /** The objectives on the host, in float64: what holds whatever the weights are. */
 import assert from "node:assert/strict";
-import { evaluate, grad, sum, type Tensor } from "../../ops/mod.ts";
+import { grad, interpret, sum, type Tensor } from "../../ops/mod.ts";
 import { maskId, type ModelConfig, type ObjectiveConfig, SPECIAL } from "../../models/config.ts";
 import { languageModel, languageModelLogits } from "../../models/heads.ts";
 import { initialize } from "../../models/initialize.ts";
@@ -70,7 +70,7 @@ function run(
   const names = Object.keys(parameters);
   const gradients = grad(outputs.loss, names.map((name) => parameters[name]));
   const sums = Object.entries(outputs.sums);
-  const values = evaluate(
+  const values = interpret(
     [outputs.loss, outputs.noise, ...sums.map(([, sum]) => sum), ...gradients],
     {
       values: { ...weights, ...inputs, ...(noise && { noise }) },
@@ -145,7 +145,7 @@ Deno.test("metro: tokens above thresholds are counted where the RTD loss counts 
     const program = metroInputs(config, 4, 20);
     const { sums, noise } = metro(parameters, model, config, program);
     const { rtd } = metroLogits(parameters, model, program, noise);
-    const [above, replacedAbove, seen, logits] = evaluate(
+    const [above, replacedAbove, seen, logits] = interpret(
       [sums.rtdAbove, sums.rtdReplacedAbove, noise, rtd!],
       { values: { ...weights, ...inputs }, run: { key: 5, sequence: 0 } },
     );
@@ -270,7 +270,7 @@ Deno.test("metro: a model without RTD head has two losses", () => {
   const batch = prepareMetroBatch(headless, objective, tokenBatch([20, 12, 17]), 1);
   const p = declareParameters(headless);
   const { loss, sums } = metro(p, headless, objective, metroInputs(objective, 3, 20));
-  const [total, mlm, clm] = evaluate([loss, sums.mlmNll, sums.clmNll], {
+  const [total, mlm, clm] = interpret([loss, sums.mlmNll, sums.clmNll], {
     values: { ...weights, ...batch.inputs },
     run: { scalars: lossScalars(objective, batch.counts, batch.counts) },
   });
@@ -294,7 +294,7 @@ Deno.test("metro: a fresh RTD head is undecided, at a loss of ln 2", () => {
   );
   const batch = prepareMetroBatch(model, objective, tokenBatch([20, 12, 17]), 1);
   const { sums } = metro(parameters, model, objective, metroInputs(objective, 3, 20));
-  const [rtd, predicted] = evaluate([sums.rtdLoss, sums.rtdPredicted], {
+  const [rtd, predicted] = interpret([sums.rtdLoss, sums.rtdPredicted], {
     values: { ...values, ...batch.inputs },
     run: { scalars: lossScalars(objective, batch.counts, batch.counts) },
   });
@@ -315,7 +315,7 @@ Deno.test("languageModel: label smoothing equals its definition on whole logits"
       h: Float32Array.from({ length: 80 }, () => random.normal()),
       targets: Uint32Array.of(3, 59, 0, 7, 7),
     };
-    const [loss, nll, logits] = evaluate([smooth.loss, plain.nll, all], { values });
+    const [loss, nll, logits] = interpret([smooth.loss, plain.nll, all], { values });
     for (let row = 0; row < 5; row++) {
       const x = Array.from(logits.subarray(row * 60, (row + 1) * 60));
       const normaliser = Math.log(x.reduce((total, z) => total + Math.exp(z), 0));
@@ -334,7 +334,7 @@ Deno.test("prepareT5Batch and seq2seq: unused rows contribute nothing", () => {
     const sizes = t5Lengths(20);
     const { loss, sums } = seq2seq(parameters, model, seq2seqInputs(lengths.length, sizes));
     const outputs: Tensor[] = [loss, sums.clmTokens, ...grad(loss, [parameters["embed.tokens"]])];
-    return evaluate(outputs, {
+    return interpret(outputs, {
       values: { ...weights, ...inputs },
       run: { scalars: { clmScale: 1 / counts.targets } },
     });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { areaUnderRoc, countAbove, ROC_THRESHOLDS } from "../../models/roc.ts";
-import { evaluate, state } from "../../ops/mod.ts";
+import { interpret, state } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
 
 /** Scores of positions, and 1 for those looked for. */
@@ -28,7 +28,7 @@ function counts({ scores, labels }: Positions): [all: number[], sought: number[]
     ones: new Float32Array(scores.length).fill(1),
     labels: Float32Array.from(labels),
   };
-  const [all, sought] = evaluate(above, { values }).map((counts) => Array.from(counts));
+  const [all, sought] = interpret(above, { values }).map((counts) => Array.from(counts));
   return [all, sought];
 }
 

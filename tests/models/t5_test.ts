@@ -12,17 +12,8 @@ import { declareParameters, parameterShapes } from "../../models/parameters.ts";
 import { preset } from "../../models/presets.ts";
 import { seq2seq, seq2seqInputs } from "../../models/t5.ts";
 import { decode, encode } from "../../models/transformer.ts";
-import {
-  compile,
-  type Device,
-  evaluate,
-  grad,
-  input,
-  key,
-  Random,
-  state,
-  StateMemory,
-} from "../../ops/mod.ts";
+import { compile, type Device, grad, input, interpret, state, StateMemory } from "../../ops/mod.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { Generator } from "../../tasks/generate/generate.ts";
 import { seq2seqObjective } from "../../tasks/train/objective.ts";
 import { Ranker } from "../../tasks/evaluate/rank.ts";
@@ -79,7 +70,7 @@ for (const name of GOLDEN) {
       const tokens = input("target", [labels.length, labels[0].length], "u32");
       const memory = encode(parameters, config, memoryTokens);
       const h = decode(parameters, config, tokens, { memory, memoryTokens });
-      const [logits] = evaluate([languageModelLogits(parameters, config, "clm", h)], {
+      const [logits] = interpret([languageModelLogits(parameters, config, "clm", h)], {
         values: {
           ...weights,
           source: source.flat(),
@@ -214,7 +205,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
       targets: Uint32Array.from(targets),
     };
     const run = { key: 77, sequence: 5, scalars: { clmScale: 1 / 11 } };
-    const expected = evaluate(outputs, { values: { ...weights, ...inputs }, run });
+    const expected = interpret(outputs, { values: { ...weights, ...inputs }, run });
 
     const memory = new StateMemory(device, shapes, "parameters");
     for (const name of wrt) memory.write(name, weights[name]);
@@ -249,7 +240,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
 
     const memoryTokens = input("source", [2, 5], "u32");
     const tokens = input("tokens", [2, slots], "u32");
-    const [whole] = evaluate([
+    const [whole] = interpret([
       languageModelLogits(
         parameters,
         config,
@@ -284,7 +275,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
     // The second row lags one position behind the first, and starts twice.
     for (let t = 0; t < slots; t++) {
       const places = [t, Math.max(0, t - 1)];
-      const results = evaluate([logits, ...next], {
+      const results = interpret([logits, ...next], {
         values: {
           ...weights,
           ...kept,

@@ -21,14 +21,12 @@ import {
   mul,
   neg,
   notEqual,
-  positionIds,
   relu,
   reshape,
   rmsNorm,
   runScalar,
   scalar,
   scale,
-  scatterAddRows,
   sigmoid,
   sigmoidCrossEntropy,
   spread,
@@ -44,6 +42,7 @@ import {
   toFloat,
   where,
 } from "../../ops/mod.ts";
+import { positionIds, scatterAddRows } from "../../ops/primitives/rows.ts";
 import { type Graph, valuesFor } from "./run.ts";
 
 /** A graph to be tested. */

@@ -3,15 +3,15 @@
 import assert from "node:assert/strict";
 import {
   attention,
-  evaluate,
   grad,
   input,
-  Random,
+  interpret,
   scale,
   state,
   sum,
   type Tensor,
 } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 import { CASES, lossOf } from "./cases.ts";
 import { RUN, type SourceValues, valuesFor } from "./run.ts";
 
@@ -24,14 +24,14 @@ function assertGradient(
   values: SourceValues,
   what: string,
 ) {
-  const grads = evaluate(grad(loss, wrt), { values, run: RUN });
+  const grads = interpret(grad(loss, wrt), { values, run: RUN });
   const random = new Random(99);
   for (const [i, w] of wrt.entries()) {
     const { name } = w.node.attrs;
     const direction = Float64Array.from(values[name], () => random.uniform() - 0.5);
     const at = (h: number) => {
       const moved = Float64Array.from(values[name], (x, k) => x + h * direction[k]);
-      return evaluate([loss], { values: { ...values, [name]: moved }, run: RUN })[0][0];
+      return interpret([loss], { values: { ...values, [name]: moved }, run: RUN })[0][0];
     };
     const h = 1e-5;
     const want = (at(h) - at(-h)) / (2 * h);
@@ -55,7 +55,7 @@ for (const [name, make] of Object.entries(CASES)) {
 Deno.test("scale by one is free, by another number is a product", () => {
   const a = x("a", 2);
   assert.equal(scale(a, 1), a);
-  assert.deepEqual([...evaluate([scale(a, 3)], { values: { a: [1, 2] } })[0]], [3, 6]);
+  assert.deepEqual([...interpret([scale(a, 3)], { values: { a: [1, 2] } })[0]], [3, 6]);
 });
 
 Deno.test("a bias for each sequence is that of attention one by one, and has no derivative", () => {
@@ -63,7 +63,7 @@ Deno.test("a bias for each sequence is that of attention one by one, and has no 
   const bias = x("bias", 2, 6, 2);
   const own = attention(q, k, k, mask, { heads: 2, bias });
   const values = valuesFor([own], 2);
-  const [together] = evaluate([own], { values });
+  const [together] = interpret([own], { values });
   const part = <T extends Float32Array | Uint32Array>(values: T, i: number) =>
     values.subarray(i * values.length / 2, (i + 1) * values.length / 2) as T;
   for (const i of [0, 1]) {
@@ -78,7 +78,7 @@ Deno.test("a bias for each sequence is that of attention one by one, and has no 
       },
     );
     const own = Object.fromEntries(Object.entries(values).map(([n, v]) => [n, part(v, i)]));
-    const [alone] = evaluate([one], { values: own });
+    const [alone] = interpret([one], { values: own });
     assert.deepEqual([...alone], [...together.slice(i * 24, (i + 1) * 24)]);
   }
   assert.throws(() => grad(sum(own), [q]), /no derivative with a bias for each sequence/);

@@ -4,24 +4,21 @@
 // close to the float64 reference; how close is found out by disturbing the reference as rounding would.
 
 import assert from "node:assert/strict";
-import { CONSTANT, isSource, topological } from "../../ops/graph/tensor.ts";
+import { CONSTANT, isSource, sizeOf, topological, type Values } from "../../ops/graph/tensor.ts";
 import {
   add,
-  addAll,
   type Device,
   grad,
   input,
-  key,
   mul,
-  Random,
   runScalar,
   scale,
-  sizeOf,
   state,
   sum,
   type Tensor,
-  type Values,
 } from "../../ops/mod.ts";
+import { addAll } from "../../ops/primitives/reduce.ts";
+import { key, Random } from "../../ops/graph/random.ts";
 import { LARGEST, PARTS, shapeOf, type Workshop } from "./random_parts.ts";
 import { type Graph, RUN, runOn } from "./run.ts";
 

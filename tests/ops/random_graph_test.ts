@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { topological } from "../../ops/graph/tensor.ts";
-import { PRIMITIVES } from "../../ops/mod.ts";
+import { PRIMITIVES } from "../../ops/primitives/list.ts";
 import { randomGraph } from "./random_graph.ts";
 
 Deno.test("a hundred random graphs have every primitive in them, and updates in place", () => {

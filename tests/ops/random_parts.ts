@@ -16,22 +16,17 @@ import {
   layerNorm,
   log,
   matmul,
-  mix32,
   mul,
   neg,
   notEqual,
-  positionIds,
-  type Random,
   relu,
   reshape,
   rmsNorm,
   runScalar,
   scalar,
   scale,
-  scatterAddRows,
   sigmoid,
   sigmoidCrossEntropy,
-  sizeOf,
   spread,
   sqrt,
   stopGradient,
@@ -42,9 +37,11 @@ import {
   sumSquares,
   type Tensor,
   toFloat,
-  type Values,
   where,
 } from "../../ops/mod.ts";
+import { mix32, type Random } from "../../ops/graph/random.ts";
+import { positionIds, scatterAddRows } from "../../ops/primitives/rows.ts";
+import { sizeOf, type Values } from "../../ops/graph/tensor.ts";
 import { RUN } from "./run.ts";
 
 /** Elements of a tensor at most. */

@@ -1,16 +1,9 @@
 // Runs a graph on a device and compares what comes with the float64 reference.
 
 import assert from "node:assert/strict";
-import { topological } from "../../ops/graph/tensor.ts";
-import {
-  compile,
-  type Device,
-  evaluate,
-  Random,
-  sizeOf,
-  StateMemory,
-  type Tensor,
-} from "../../ops/mod.ts";
+import { sizeOf, topological } from "../../ops/graph/tensor.ts";
+import { compile, type Device, interpret, StateMemory, type Tensor } from "../../ops/mod.ts";
+import { Random } from "../../ops/graph/random.ts";
 
 /** Values of sources, by name. */
 export type SourceValues = Record<string, Float32Array | Uint32Array>;
@@ -96,7 +89,7 @@ export async function assertEqualsReference(
 ): Promise<void> {
   const { outputs, updates = [], values } = graph;
   const all = [...outputs, ...updates.map(([, value]) => value)];
-  const want = evaluate(all, { values, run: RUN });
+  const want = interpret(all, { values, run: RUN });
   const got = await runOn(device, graph);
   for (const i of all.keys()) assertClose(got[i], want[i], tolerance, `${what}, result ${i}`);
 }

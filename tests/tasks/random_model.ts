@@ -1,6 +1,7 @@
 /** A small model with random weights, and requests to rank like those of real tasks. */
 
-import { initialize, parameterShapes, preset, SPECIAL } from "../../models/mod.ts";
+import { initialize, parameterShapes, preset } from "../../models/mod.ts";
+import { SPECIAL } from "../../models/config.ts";
 import { type Device, StateMemory } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
 import type { LoadedModel } from "../../tasks/checkpoints/model.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { attentionBackward, attentionForward } from "../../../ops/gpu/attention.ts";
 import type { Dispatch } from "../../../ops/gpu/kernel.ts";
-import { Random } from "../../../ops/mod.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import {
   type AttentionInputs,
   attentionReference,

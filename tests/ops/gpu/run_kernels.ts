@@ -1,7 +1,8 @@
 // Runs kernels as generators make them, without a graph.
 
 import type { Dispatch, GpuLaunch } from "../../../ops/gpu/kernel.ts";
-import type { BufferView, Device } from "../../../ops/mod.ts";
+import type { Device } from "../../../ops/mod.ts";
+import type { BufferView } from "../../../ops/program/device.ts";
 
 /**
  * Runs dispatches one after the other and reads results.

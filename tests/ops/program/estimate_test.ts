@@ -7,22 +7,21 @@ import {
   compile,
   constant,
   type Device,
-  estimateProgram,
-  gpuTarget,
   input,
   matmul,
   mul,
   openDevice,
   type ProgramSpec,
   relu,
-  sharedWorkspace,
-  sizeOf,
   state,
   StateMemory,
   sum,
   Workspace,
 } from "../../../ops/mod.ts";
 import { lowerProgram } from "../../../ops/program/compile.ts";
+import { estimateProgram, sharedWorkspace } from "../../../ops/program/estimate.ts";
+import { gpuTarget } from "../../../ops/gpu/target.ts";
+import { sizeOf } from "../../../ops/graph/tensor.ts";
 import { metroObjective, seq2seqObjective } from "../../../tasks/train/objective.ts";
 import { microSpec, updateSpec } from "../../../tasks/train/programs.ts";
 import { gpuTest } from "../../gpu.ts";

@@ -15,13 +15,11 @@ import {
   mul,
   openDevice,
   type Program,
-  Random,
   relu,
   reshape,
   runScalar,
   scalar,
   scale,
-  sizeOf,
   state,
   StateMemory,
   sum,
@@ -30,6 +28,8 @@ import {
   where,
 } from "../../../ops/mod.ts";
 import { writesOf } from "../../../ops/program/fuse.ts";
+import { Random } from "../../../ops/graph/random.ts";
+import { sizeOf } from "../../../ops/graph/tensor.ts";
 import { metroObjective, namedSums, type PreparedBatch } from "../../../tasks/train/objective.ts";
 import { Trainer, wholeUpdate } from "../../../tasks/train/trainer.ts";
 import { sumTensors } from "../../../tasks/train/programs.ts";

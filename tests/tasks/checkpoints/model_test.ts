@@ -8,6 +8,7 @@ import { isT5, type ModelConfig } from "../../../models/config.ts";
 import { generate } from "../../../tasks/generate/generate.ts";
 import { loadModel, readModel } from "../../../tasks/checkpoints/model.ts";
 import { rank } from "../../../tasks/evaluate/rank.ts";
+import { openDevice } from "../../../ops/mod.ts";
 import { cpuTest } from "../../device.ts";
 import { goldenModel, goldenPath, hasGolden } from "../../models/golden.ts";
 import {
@@ -155,6 +156,15 @@ cpuTest("without a device: loadModel opens one, answers, and closes it", async (
   again.destroy();
   model.destroy();
   await assert.rejects(model.device.read(model.parameters.buffers[0], 0, 4));
+});
+
+cpuTest("a model larger than the processor's memory is refused in one line", async () => {
+  const small = await openDevice({ adapter: "cpu", threads: 1, memoryBytes: (4 << 20) + 1024 });
+  await assert.rejects(loadModel(small, await checkpoint(T5)), {
+    name: "UserError",
+    message: /^parameters 0 needs .* but there are 4 MiB of memory/,
+  });
+  small.destroy();
 });
 
 Deno.test("the distance of the last bucket can be set, and else is the config's", async () => {

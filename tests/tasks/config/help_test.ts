@@ -1,7 +1,8 @@
 // What `--help` prints as defaults, read off the page and typed back in, is the config that they come to.
 
 import assert from "node:assert/strict";
-import { preset, PRESETS, SOURCES } from "../../../models/mod.ts";
+import { preset, PRESETS } from "../../../models/mod.ts";
+import { SOURCES } from "../../../models/presets.ts";
 import { help, type HelpPage } from "../../../tasks/command/help.ts";
 import { flagName, type Options, parseFlags } from "../../../tasks/command/options.ts";
 import {

@@ -1,7 +1,8 @@
 // Rank classification: scores do not depend on batches, order or padding; padding stays small.
 
 import assert from "node:assert/strict";
-import { type RankShape, SPECIAL } from "../../../models/mod.ts";
+import type { RankShape } from "../../../models/rank.ts";
+import { SPECIAL } from "../../../models/config.ts";
 import type { LoadedModel } from "../../../tasks/checkpoints/model.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
 import {

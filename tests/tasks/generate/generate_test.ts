@@ -6,21 +6,14 @@ import {
   encode,
   foreignNames,
   initialize,
-  languageModel,
   type ModelConfig,
   parameterShapes,
   preset,
-  transpose,
 } from "../../../models/mod.ts";
-import {
-  type Device,
-  evaluate,
-  input,
-  key,
-  Random,
-  StateMemory,
-  UserError,
-} from "../../../ops/mod.ts";
+import { languageModel } from "../../../models/heads.ts";
+import { transpose } from "../../../models/names.ts";
+import { type Device, input, interpret, StateMemory, UserError } from "../../../ops/mod.ts";
+import { key, Random } from "../../../ops/graph/random.ts";
 import type { Decoder } from "../../../tasks/generate/decoder.ts";
 import {
   argMax,
@@ -434,7 +427,7 @@ function teacherForced(
   const memory = encode(parameters, config, memoryTokens);
   const h = decode(parameters, config, tokens, { memory, memoryTokens });
   const targets = input("targets", [1, ids.length], "u32");
-  const [nll] = evaluate([languageModel(parameters, config, "clm", h, targets).nll], {
+  const [nll] = interpret([languageModel(parameters, config, "clm", h, targets).nll], {
     values: { ...weights, source, tokens: [start, ...ids.slice(0, -1)], targets: [...ids] },
   });
   return -Array.from(nll).reduce((a, b) => a + b);

@@ -1,7 +1,7 @@
 /** Buckets: every byte in one part of one bucket, every element of every tensor in one slice of one rank. */
 import assert from "node:assert/strict";
 import { layout } from "../../../ops/program/memory.ts";
-import { Random } from "../../../ops/mod.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import {
   completion,
   cutSlabs,

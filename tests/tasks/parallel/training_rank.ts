@@ -6,7 +6,8 @@ import type { PretrainRankJob } from "../../../tasks/launch/pretrain_rank.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
 import { GpuDevice } from "../../../ops/gpu/device.ts";
-import { type Device, DeviceLost } from "../../../ops/mod.ts";
+import { type Device } from "../../../ops/mod.ts";
+import { DeviceLost } from "../../../ops/graph/errors.ts";
 
 /** What goes wrong with rank 1 before its seventh update. */
 export type Fault = "throws" | "loses its device";

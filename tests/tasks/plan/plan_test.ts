@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Device, gpuTarget, openDevice, Random } from "../../../ops/mod.ts";
+import { type Device, openDevice } from "../../../ops/mod.ts";
 import { layout } from "../../../ops/program/memory.ts";
 import { UserError } from "../../../ops/graph/errors.ts";
+import { gpuTarget } from "../../../ops/gpu/target.ts";
+import { Random } from "../../../ops/graph/random.ts";
 import { defaults } from "../../../tasks/command/options.ts";
 import { cutSlabs, slabMultiple } from "../../../tasks/parallel/buckets.ts";
 import { alone } from "../../../tasks/parallel/communicator.ts";
@@ -272,10 +274,10 @@ Deno.test("planRun: refuses with reasons what cannot be", async () => {
     (await planRun(settings({ preset, rate, ...given }))).reasons;
   assert.deepEqual(await reasons({}), []);
   assert.deepEqual(await reasons({ memory: 1 }), []);
-  const [tight] = await reasons({ memory: 0.1 });
+  const [tight] = await reasons({ memory: 0.08 });
   assert.match(
     tight,
-    /^0\.\d\d GB per GPU do not fit the 0\.10 GB of --memory: --micro-batch \d+ /,
+    /^0\.\d\d GB per GPU do not fit the 0\.08 GB of --memory: --micro-batch \d+ /,
   );
   const [hopeless] = await reasons({ memory: 0.001 });
   assert.match(hopeless, /not even micro-batches of one sequence/);
@@ -318,8 +320,19 @@ Deno.test("deno task plan: prints the plan, then why it cannot be", async () => 
   const { code, out, err } = await run("plan", ["--preset", "tiny", "--tflops", "1"]);
   assert.equal(code, 0, err);
   assert.match(out, /^Pretraining METRO-T5 tiny on one GPU/);
-  const refused = await run("plan", ["--preset", "tiny", "--tflops", "1", "--memory", "0.1"]);
+  const refused = await run("plan", ["--preset", "tiny", "--tflops", "1", "--memory", "0.08"]);
   assert.equal(refused.code, 1);
   assert.match(refused.out, /^Pretraining METRO-T5 tiny on one GPU/);
-  assert.match(refused.err, /^error: \d\.\d\d GB per GPU do not fit the 0\.10 GB of --memory.*\n$/);
+  assert.match(refused.err, /^error: \d\.\d\d GB per GPU do not fit the 0\.08 GB of --memory.*\n$/);
+});
+
+Deno.test("planRun: of the processor, by its own kernels and without the limits of adapters", async () => {
+  const plan = await planRun(settings({ preset: "tiny", rate: 2000, target: "cpu" }));
+  const { bytes } = planMemory(plan.config, 1, plan.target);
+  assert.equal(plan.memory.bytes, bytes);
+  const text = planText(plan);
+  assert.match(text, /on one CPU[\s\S]*Memory of each CPU/);
+  assert.doesNotMatch(text, /GPU|NVIDIA/);
+  const tight = { preset: "tiny", rate: 2000, target: "cpu", memory: 0.05 } as const;
+  assert.match((await planRun(settings(tight))).reasons[0], /per CPU do not fit the 0\.05 GB/);
 });

@@ -15,16 +15,17 @@ import {
   metro,
   metroInputs,
   type ModelConfig,
-  NONE,
   type ObjectiveConfig,
   parameterShapes,
-  PARTS,
   prepareMetroBatch,
   preset,
-  SPECIAL,
-  transpose,
 } from "../../../models/mod.ts";
-import { evaluate, grad, key, Random } from "../../../ops/mod.ts";
+import { NONE } from "../../../models/metro_batch.ts";
+import { PARTS } from "../../../models/parameters.ts";
+import { SPECIAL } from "../../../models/config.ts";
+import { transpose } from "../../../models/names.ts";
+import { grad, interpret } from "../../../ops/mod.ts";
+import { key, Random } from "../../../ops/graph/random.ts";
 import { writeTensors } from "../../../tasks/checkpoints/save.ts";
 import {
   countsByHand,
@@ -93,7 +94,7 @@ export async function writeOracle(folder: string, spec: OracleSpec) {
   const steps = [];
   let first: Vectors = {}, logits: Record<string, Float32Array> = {};
   for (let t = 1; t <= UPDATES; t++) {
-    const [sampled, ...found] = evaluate([graph.noise, ...gradients], {
+    const [sampled, ...found] = interpret([graph.noise, ...gradients], {
       values: { ...weights, ...inputs },
       run: { key: t, scalars: lossScalars(objective, counts, counts) },
     });
