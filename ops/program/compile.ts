@@ -45,8 +45,14 @@ export interface ProgramSpec {
 
 /** Where a program finds its memory. Programs that are given the same share it. */
 export interface ProgramMemory {
-  /** Where states are: in a {@link StateMemory}, or in the window of one. The program's own if absent, zeros. */
-  state?: StateMemory | ((name: string) => ReturnType<StateMemory["view"]>);
+  /** Where states are; the program's own memory if absent, which starts as zeros. */
+  state?: StateMemory;
+  /**
+   * Where a state is, if not all lie in one memory.
+   *
+   * @ignore
+   */
+  view?(name: string): BufferView;
   /** Buffers for intermediate values; the program's own if absent. */
   workspace?: Workspace;
 }
@@ -380,7 +386,7 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
   const { steps, storage, scalarNames, lowered, scratch } = lowerProgram(device.target, spec);
   const owned: DeviceBuffer[] = [], own: { destroy(): void }[] = [];
   let { state, workspace } = memory;
-  if (!state) own.push(state = ownState(device, spec.name, storage));
+  if (!state && !memory.view) own.push(state = ownState(device, spec.name, storage));
   if (!workspace) own.push(workspace = new Workspace(device));
   const { views, scratchViews, inputs, states, workspaceBytes } = allocate(
     device,
@@ -388,7 +394,7 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
     scratch,
     steps.length,
     workspace,
-    typeof state === "function" ? state : (name) => state.view(name),
+    memory.view ?? ((name) => state!.view(name)),
     owned,
   );
   const viewOf = (o: Operand): BufferView => {
@@ -512,7 +518,7 @@ function allocate(
   scratch: readonly ScratchRequest[],
   end: number,
   workspace: Workspace,
-  state: (name: string) => BufferView,
+  viewOfState: (name: string) => BufferView,
   owned: DeviceBuffer[],
 ) {
   const views = new Map<Storage, BufferView>();
@@ -522,7 +528,7 @@ function allocate(
     const { node, shape } = s.source;
     const { name, data } = node.attrs;
     if (node.primitive === STATE) {
-      const view = state(name);
+      const view = viewOfState(name);
       views.set(s, view);
       const elements = sizeOf(shape), { dtype } = s.source;
       states.set(name, { view: { ...view, size: elements * 4 }, elements, dtype });

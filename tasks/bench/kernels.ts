@@ -171,7 +171,7 @@ async function prepare(device: Device, kernel: KernelCase): Promise<Prepared> {
     },
   };
   const workspace = new Workspace(device);
-  const at = { workspace, state: (name: string) => memory.get(name)!.view(name) };
+  const at = { workspace, view: (name: string) => memory.get(name)!.view(name) };
   const programs: Program[] = [];
   const destroy = () => {
     for (const owner of [...programs, workspace, ...memory.values()]) owner.destroy();

@@ -340,7 +340,7 @@ export class Ranker {
     const losses = choiceLosses(declareParameters(config, ["main"]), config, shape);
     this.#compiled++;
     return compile(device, { name: id, outputs: { losses } }, {
-      state: (name) => parameters.view(name),
+      state: parameters,
       workspace: this.#workspace,
     });
   }

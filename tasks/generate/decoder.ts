@@ -123,7 +123,7 @@ export class DecoderMemory {
   compile(spec: ProgramSpec, ...states: StateMemory[]): Program {
     return compile(this.device, spec, {
       workspace: this.#workspace,
-      state: (name) => (states.find((memory) => memory.has(name)) ?? this.#parameters).view(name),
+      view: (name) => (states.find((memory) => memory.has(name)) ?? this.#parameters).view(name),
     });
   }
 

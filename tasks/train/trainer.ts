@@ -389,7 +389,7 @@ export class Trainer {
   #compileMicro(shape: BatchShape, train: boolean): Program {
     return compile(this.#device, microSpec(this.model, this.#objective, shape, train), {
       workspace: this.#workspace,
-      state: (name) => {
+      view: (name) => {
         if (name.startsWith("grad ")) return this.gradients.view(name.slice(5));
         return this.#sums.has(name) ? this.#sums.view(name) : this.parameters.view(name);
       },
@@ -402,7 +402,7 @@ export class Trainer {
     const spec = updateSpec(this.#parts.map(({ bytes }) => bytes), this.#adamw, !!this.#exchange);
     return compile(this.#device, spec, {
       workspace: this.#workspace,
-      state: (name) => {
+      view: (name) => {
         if (this.#sums.has(name)) return this.#sums.view(name);
         const kind = name[0], number = name.slice(1);
         if (kind === "m") return this.#moments.mean.view(number);

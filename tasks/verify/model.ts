@@ -148,7 +148,7 @@ async function compareLogits(
   const hidden = decode(tensors, config, tokens, { memory, memoryTokens });
   const outputs = { logits: languageModelLogits(tensors, config, "clm", hidden) };
   const program = compile(device, { name: "logits", outputs }, {
-    state: (name) => parameters.view(name),
+    state: parameters,
   });
   const shifted = targets.map((ids) => [start, ...ids.slice(0, -1)]);
   const source = padded(sources, maxSource, pad), target = padded(shifted, maxTarget, pad);

@@ -253,7 +253,7 @@ async function compareLogits(
   const workspace = new Workspace(device);
   const program = compile(device, { name: "logits", outputs }, {
     workspace,
-    state: (name) => trainer.parameters.view(name),
+    state: trainer.parameters,
   });
   try {
     program.run({ inputs: { ...folder.inputs, noise: folder.updates[0].noise } });

@@ -49,7 +49,7 @@ cpuTest(
       const program = compile(device, {
         name: "base",
         outputs: { loss: outputs.loss, rtd: outputs.sums.rtdLoss },
-      }, { state: (name) => memory.view(name) });
+      }, { state: memory });
       program.run({ inputs, scalars: lossScalars(chosen, counts, counts), key: 3 });
       const [[loss], [rtd]] = [await program.read("loss"), await program.read("rtd")];
       program.destroy();

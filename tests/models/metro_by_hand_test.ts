@@ -251,7 +251,7 @@ async function onDevice(device: Device, p: Prepared): Promise<HandLosses> {
   const hasRtd = p.model.rtdHead !== "none";
   const outputs = { loss, mlmNll, clmLoss, ...(hasRtd && { rtdLoss }) };
   const program = compile(device, { name: "metro", outputs }, {
-    state: (name) => memory.view(name),
+    state: memory,
   });
   program.run({ inputs: p.inputs, scalars: p.scalars });
   const read = async (name: string) => (await program.read(name))[0];

@@ -211,7 +211,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
     for (const name of wrt) memory.write(name, weights[name]);
     const named = Object.fromEntries(outputs.map((t, i) => [["loss", ...wrt][i], t]));
     const program = compile(device, { name: kind, outputs: named }, {
-      state: (name) => memory.view(name),
+      state: memory,
     });
     program.run({ ...run, inputs });
     for (const [i, name] of ["loss", ...wrt].entries()) {

@@ -51,7 +51,7 @@ export async function runOn(
   for (const name of states.keys()) memory.write(name, values[name]);
   const named = Object.fromEntries(outputs.map((t, i) => [`o${i}`, t]));
   const program = compile(device, { name: "test", outputs: named, updates }, {
-    state: (name) => memory.view(name),
+    state: memory,
   });
   program.run({ ...RUN, inputs: values });
   const results: (Float32Array | Uint32Array)[] = [];

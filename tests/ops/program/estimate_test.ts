@@ -80,7 +80,7 @@ function measure(device: Device, spec: ProgramSpec, workspace: Workspace) {
     for (const { views } of launches) largest = Math.max(largest, ...views.map(({ size }) => size));
     return prepare(label, launches);
   };
-  const program = compile(device, spec, { workspace, state: (name) => states.view(name) });
+  const program = compile(device, spec, { workspace, state: states });
   device.prepare = prepare;
   const measured = {
     workspaceBytes: program.workspaceBytes,

@@ -66,7 +66,7 @@ Deno.test("what was given is shared, and outlives the program", () =>
       state: memory,
     });
     const down = compile(device, { name: "down", updates: [[n, sub(n, scalar(3))]] }, {
-      state: (name) => memory.view(name),
+      view: (name) => memory.view(name),
     });
     up.write("n", Float32Array.of(5));
     up.run();

@@ -122,7 +122,7 @@ gpuTest("one key gives the same bits, another key another mask", async () => {
     const memory = memoryOf(device, { x: [32, 64] });
     const y = dropout(state("x", [32, 64]), 0.5, 7);
     const program = compile(device, { name: "mask", outputs: { y } }, {
-      state: (name) => memory.view(name),
+      state: memory,
     });
     const run = async (key: number) => {
       program.run({ key });
@@ -216,7 +216,7 @@ gpuTest("a chain of layers needs the memory of a few", async () => {
     let y: Tensor = state("x", shape);
     for (let i = 0; i < layers; i++) y = relu(matmul(y, state(`w${i}`, [64, 64])));
     const program = compile(device, { name: "chain", outputs: { y } }, {
-      state: (name) => memory.view(name),
+      state: memory,
     });
     assert.equal(program.kernels.length, layers);
     assert.ok(program.workspaceBytes <= 3 * 4 * sizeOf(shape), `${program.workspaceBytes} bytes`);
@@ -234,7 +234,7 @@ gpuTest("a linear layer with bias, ReLU, dropout and residual is one kernel", as
     const graphs = { relu: relu(linear), residual: add(x, dropout(linear, 0.1, 1)) };
     for (const [name, y] of Object.entries(graphs)) {
       const program = compile(device, { name, outputs: { y } }, {
-        state: (s) => memory.view(s),
+        state: memory,
       });
       assert.equal(program.kernels.length, 1, `${name}: ${namesOf(program)}`);
       assert.match(program.kernels[0], /^matmul/);
@@ -253,7 +253,7 @@ gpuTest("gradients are added to their accumulators in place", async () => {
     const loss = sum(mul(matmul(x, w), runScalar("scale")));
     const [next] = grad(loss, [w], [mul(total, runScalar("keep"))]);
     const program = compile(device, { name: "accumulate", updates: [[total, next]] }, {
-      state: (name) => memory.view(name),
+      state: memory,
     });
     assert.ok(!namesOf(program).includes("copy"), `${namesOf(program)}`);
 
@@ -292,7 +292,7 @@ gpuTest("updates read what the run before has left, whatever their order", async
     ];
     for (const [i, [updates, expected]] of cases.entries()) {
       const program = compile(device, { name: `case ${i}`, updates }, {
-        state: (name) => memory.view(name),
+        state: memory,
       });
       const before = await Promise.all(names.map((name) => memory.read(name)));
       program.run();
@@ -307,7 +307,7 @@ gpuTest("updates read what the run before has left, whatever their order", async
     }
     const swap = { name: "swap", updates: [[a, b], [b, a]] as [Tensor, Tensor][] };
     assert.throws(
-      () => compile(device, swap, { state: (name) => memory.view(name) }),
+      () => compile(device, swap, { state: memory }),
       /a, b would exchange/,
     );
     memory.destroy();
@@ -330,7 +330,7 @@ gpuTest(
           name: "cache",
           outputs: { total: sum(cache) },
           updates: [[cache, where(here, scalar(7), kept)]],
-        }, { state: (name) => memory.view(name) });
+        }, { state: memory });
 
       const parents = [1, 0, 0, 5, 3, 2];
       const inputs = {
@@ -374,7 +374,7 @@ gpuTest(
       const program = compile(device, {
         name: "parts",
         updates: [[gw, grads[0]], [gu, grads[1]]],
-      }, { state: (name) => memory.view(name) });
+      }, { state: memory });
       const names = ["gw", "gu"];
       program.run();
       const expected = await Promise.all(names.map((name) => memory.read(name)));
