@@ -24,7 +24,7 @@ import {
   type GivenFinetune,
   resolveFinetune,
 } from "./config/finetune.ts";
-import { readJson } from "./files/json.ts";
+import { readJson, writeJson } from "./files/json.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./prompts/mixture.ts";
 import {
@@ -52,6 +52,7 @@ import {
 import { exists } from "./files/write.ts";
 import { type Interruption, trainLoop } from "./train/loop.ts";
 import { Trainer } from "./train/trainer.ts";
+import { aligned } from "./command/table.ts";
 
 /** What {@link finetune} needs besides the config. */
 export interface FinetuneJob {
@@ -285,10 +286,6 @@ async function beginRun(
   await writeJson(join(run, "config.json"), config);
 }
 
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeFile(path, JSON.stringify(value, null, 2) + "\n");
-}
-
 // ---- Data ----
 
 function requestOf(config: FinetuneConfig, run: string) {
@@ -416,15 +413,11 @@ function mixtureLines(mixture: Mixture, table: readonly MixtureRow[]): string[] 
   });
   const total = table.reduce((sum, t) => sum + t.templates * Math.min(t.rows, t.cap), 0);
   const header = ["dataset", "templates", "rows", "cap", "share", "dropped", "cut", "target cut"];
-  const widths = header.map((h, i) => Math.max(h.length, ...cells.map((c) => c[i].length)));
-  const line = (row: readonly string[]) =>
-    row.map((c, i) => i === 0 ? c.padEnd(widths[i]) : c.padStart(widths[i])).join("  ").trimEnd();
   const met = drops.filter((d) => table.some(({ counts }) => counts[d] > 0));
   return [
     `mixture ${mixture.name} (${mixture.rule} rule): ${table.length} datasets, ` +
     `${table.reduce((sum, t) => sum + t.templates, 0)} templates, ${total} examples per epoch`,
-    line(header),
-    ...cells.map(line),
+    ...aligned([header, ...cells], 1),
     ...met.map((d) =>
       `dropped for ${DROPS[d]}: ` +
       table.filter(({ counts }) => counts[d] > 0)

@@ -23,7 +23,7 @@ export {
 export * from "./generate/generate.ts";
 export * from "./checkpoints/hub.ts";
 export { type ErrorKind, PyFloat, PyObject } from "./jinja/values.ts";
-export * from "./train/lengths.ts";
+export { chooseLengths, fittingLength } from "./train/static_shapes.ts";
 export * from "./reports/metrics.ts";
 export * from "./text/mix.ts";
 export * from "./prompts/mixture.ts";
@@ -50,7 +50,7 @@ export * from "./reports/training.ts";
 export * from "./evaluate/results.ts";
 export * from "./rows/mod.ts";
 export * from "./checkpoints/run_folder.ts";
-export * from "./text/shuffle.ts";
+export { permute } from "../ops/graph/random.ts";
 export * from "./verify/step_folder.ts";
 export * from "./evaluate/plots.ts";
 export * from "./tokenizer/tokenizer.ts";

@@ -59,7 +59,7 @@ import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
 import { type BatchSource, type Interruption, trainLoop } from "./train/loop.ts";
 import { Trainer } from "./train/trainer.ts";
-import { batchShapes, microBatches } from "./train/update_shapes.ts";
+import { batchShapes, microBatches } from "./train/static_shapes.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;

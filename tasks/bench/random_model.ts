@@ -6,7 +6,7 @@
 
 import type { ModelConfig } from "../../models/mod.ts";
 import { type Device, Random, sizeOf } from "../../ops/mod.ts";
-import { mib } from "./report.ts";
+import { mib } from "../command/number_text.ts";
 
 type Shapes = ReadonlyMap<string, readonly number[]>;
 

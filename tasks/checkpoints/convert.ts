@@ -21,6 +21,7 @@ import { writeFile } from "../files/write.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { exists } from "../files/write.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { writeJson } from "../files/json.ts";
 
 /** What {@link convertModel} has written. */
 export interface ConvertedModel {
@@ -138,10 +139,6 @@ async function writeTokenizer(folder: string, { json, bos }: Tokenizer): Promise
     clean_up_tokenization_spaces: false,
   });
   await writeJson(join(folder, "special_tokens_map.json"), special);
-}
-
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeFile(path, JSON.stringify(value, null, 2) + "\n");
 }
 
 async function expectNew(out: string): Promise<void> {

@@ -28,6 +28,7 @@ import {
 import { UserError } from "../../ops/graph/errors.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
+import { counted } from "../command/number_text.ts";
 
 /** Every setting of a run. */
 export interface PretrainConfig
@@ -533,8 +534,4 @@ export function checkTextWeights(weights: readonly number[], texts: number): voi
   throw new UserError(
     `--text-weights: expected numbers above 0, got ${wrong}; leave a --text out that is not to be used`,
   );
-}
-
-function counted(n: number, noun: string): string {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }

@@ -34,6 +34,8 @@ import {
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "../prompts/ids.ts";
+import { joinArrays } from "../files/arrays.ts";
+import { greatestDivisor } from "../parallel/share.ts";
 
 /** A prompt and its choices as ids. */
 export interface RankRequest {
@@ -394,11 +396,9 @@ async function putTogether(
         "same on all machines",
     );
   }
-  const all = new Float64Array(scores.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const some of scores) all.set(some, at), at += some.length;
+  const all = joinArrays(Float64Array, scores);
   await group.allReduce(all);
-  at = 0;
+  let at = 0;
   for (const some of scores) some.set(all.subarray(at, at += some.length));
 }
 
@@ -502,7 +502,7 @@ function fillBatches(
     let shape: RankShape | undefined;
     for (const rows of batchSize ? [batchSize] : ROWS) {
       const widest = order.slice(at, at + rows).reduce((max, i) => Math.max(max, totals[i]), 0);
-      const step = batchSize ? 1 : ALIGNED / gcd(rows, ALIGNED);
+      const step = batchSize ? 1 : ALIGNED / greatestDivisor(rows, ALIGNED);
       const choices = Math.ceil(rung(widest) / step) * step;
       // The first one is always taken, however long.
       if (shape && rows * (length + choices) > batchTokens) break;
@@ -513,10 +513,6 @@ function fillBatches(
     at += shape!.rows;
   }
   return batches;
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** A choice's score is minus the sum of its tokens' losses, added up in float64. */

@@ -15,7 +15,8 @@ import { type ColumnTable, from, not, op, table } from "arquero";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { writeFile } from "../files/write.ts";
-import { percentText } from "../command/number_text.ts";
+import { counted, percentText, wholeText } from "../command/number_text.ts";
+import { aligned } from "../command/table.ts";
 import { T0_EVAL } from "../prompts/t0.ts";
 
 /** What an evaluation did. */
@@ -453,7 +454,7 @@ function averageLabel(present: readonly string[], missing: readonly string[]): s
   if (present.join() === T0_COLUMNS.join()) {
     return `${total}-column average (ANLI three times)`;
   }
-  return `average of ${plural(total, "column")}`;
+  return `average of ${counted(total, "column")}`;
 }
 
 /** Two results of one template would count twice, and there is no telling which is meant. */
@@ -553,7 +554,7 @@ export function summaryMarkdown(summary: Summary, comparison?: Comparison): stri
  * ```
  */
 export function summaryLines(summary: Summary): string[] {
-  return [...aligned(summaryCells(summary)), ...remarks(summary)];
+  return [...aligned(summaryCells(summary), 1), ...remarks(summary)];
 }
 
 /**
@@ -867,7 +868,7 @@ function quantile(sorted: Float64Array, share: number): number {
  * ```
  */
 export function comparisonLines(comparison: Comparison): string[] {
-  return [...aligned(comparisonCells(comparison)), ...comparisonRemarks(comparison)];
+  return [...aligned(comparisonCells(comparison), 1), ...comparisonRemarks(comparison)];
 }
 
 /**
@@ -897,15 +898,6 @@ function comparisonRemarks({ label, notes }: Comparison): string[] {
 }
 
 // --- text ---
-
-/** Names to the left, figures to the right. */
-function aligned(cells: readonly string[][]): string[] {
-  const widths = cells[0].map((_, i) => Math.max(...cells.map((row) => row[i].length)));
-  return cells.map((row) =>
-    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))
-      .join("  ").trimEnd()
-  );
-}
 
 function markdown([heading, ...rows]: readonly string[][]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
@@ -946,11 +938,7 @@ function signed(share: number): string {
 }
 
 function count(n: number | undefined): string {
-  return n === undefined ? "" : n.toLocaleString("en-US");
-}
-
-function plural(n: number, noun: string): string {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
+  return n === undefined ? "" : wholeText(n);
 }
 
 /** Names in a note; of many the first few. */

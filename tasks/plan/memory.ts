@@ -8,7 +8,7 @@ import { parameterShapes } from "../../models/mod.ts";
 import { STAGING_BYTES } from "../../ops/gpu/device.ts";
 import { layout } from "../../ops/program/memory.ts";
 import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops/mod.ts";
-import { mib } from "../bench/report.ts";
+import { mib } from "../command/number_text.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../config/pretrain.ts";

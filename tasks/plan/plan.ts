@@ -8,7 +8,7 @@
 import { UserError } from "../../ops/graph/errors.ts";
 import type { PresetName } from "../../models/mod.ts";
 import { gpuTarget } from "../../ops/mod.ts";
-import { mib } from "../bench/report.ts";
+import { gigabytes, mib } from "../command/number_text.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
 import { type MemoryPlan, planMemory } from "./memory.ts";
 import { type GivenRate, type Rate, rateOf } from "./rate.ts";
@@ -266,7 +266,9 @@ function tooMuch(
   room: number,
 ): string[] {
   if (bytes <= room) return [];
-  const refusal = `${gigabytes(bytes)} per GPU do not fit the ${gigabytes(room)} of --memory: `;
+  const refusal = `${gigabytes(bytes, 2)} per GPU do not fit the ${
+    gigabytes(room, 2)
+  } of --memory: `;
   for (
     let micro = halved(config.microBatch);
     micro >= config.sequenceLength;
@@ -275,7 +277,7 @@ function tooMuch(
     const smaller = planMemory({ ...config, microBatch: micro }, devices, gpuTarget);
     if (smaller.bytes <= room) {
       const flag = `--${flagName("microBatch")} ${micro}`;
-      return [`${refusal}${flag} would need ${gigabytes(smaller.bytes)}`];
+      return [`${refusal}${flag} would need ${gigabytes(smaller.bytes, 2)}`];
     }
   }
   return [`${refusal}not even micro-batches of one sequence would; choose a smaller preset`];
@@ -283,8 +285,4 @@ function tooMuch(
 
 function halved(tokens: number): number {
   return Math.floor(tokens / 2);
-}
-
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(2)} GB`;
 }

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { align, mib } from "../bench/report.ts";
-import { percentText } from "../command/number_text.ts";
+import { gigabytes, mib, percentText, wholeText } from "../command/number_text.ts";
+import { align } from "../command/table.ts";
 import { ADAPTER_LIMITS, type Plan } from "./plan.ts";
 
 /** A line of arithmetic: what, how, and what it comes to. */
@@ -30,7 +30,7 @@ const TERMS = 3;
  */
 export function planText(plan: Plan): string {
   const { config, devices } = plan;
-  const on = devices === 1 ? "one GPU" : `${count(devices)} GPUs`;
+  const on = devices === 1 ? "one GPU" : `${wholeText(devices)} GPUs`;
   const what = config.objective === "metro" ? "METRO-T5" : "T5";
   return [
     `Pretraining ${what} ${config.preset} on ${on}, 32-bit floats`,
@@ -51,26 +51,26 @@ function workLines({ config, devices, work, rate }: Plan): Line[] {
   const lines: Line[] = [
     [
       "update",
-      `${count(micros)} micro-batches of ${rows} × ${length}`,
-      `${count(micros * rows * length)} tokens`,
+      `${wholeText(micros)} micro-batches of ${rows} × ${length}`,
+      `${wholeText(micros * rows * length)} tokens`,
     ],
   ];
   if (devices > 1) {
     lines.push([
       "each GPU",
-      `${count(slices)} times ${own.rows} × ${own.length}`,
-      `${count(tokens)} tokens`,
+      `${wholeText(slices)} times ${own.rows} × ${own.length}`,
+      `${wholeText(tokens)} tokens`,
     ]);
   }
   if (surplus > 1.0005) {
     lines.push(["more than its share", "rows do not divide by GPUs", `${percent(surplus - 1)}`]);
   }
-  lines.push(["rate of a GPU", rate.from, `${count(rate.tokensPerSecond)} tokens/s`]);
+  lines.push(["rate of a GPU", rate.from, `${wholeText(rate.tokensPerSecond)} tokens/s`]);
   if (micros * rows * length !== config.batchTokens) {
     lines.push([
       "--batch-tokens",
       "the nearest number of micro-batches is taken",
-      `${count(config.batchTokens)} tokens`,
+      `${wholeText(config.batchTokens)} tokens`,
     ]);
   }
   return lines;
@@ -141,28 +141,18 @@ function runLines({ config, devices, work, time }: Plan): Line[] {
   const tokens = updates * work.micros * work.micro.rows * work.micro.length;
   const hours = updates * time.seconds / 3600;
   const lines: Line[] = [
-    ["time", `${count(updates)} updates × ${secondsText(time.seconds)}`, hoursText(hours)],
-    ["tokens", "padding included", count(tokens)],
-    ["tokens per second", "of all GPUs", count(tokens / hours / 3600)],
+    ["time", `${wholeText(updates)} updates × ${secondsText(time.seconds)}`, hoursText(hours)],
+    ["tokens", "padding included", wholeText(tokens)],
+    ["tokens per second", "of all GPUs", wholeText(tokens / hours / 3600)],
   ];
   if (devices > 1) {
-    lines.push(["GPU-hours", `${devices} × ${hoursText(hours)}`, count(devices * hours)]);
+    lines.push(["GPU-hours", `${devices} × ${hoursText(hours)}`, wholeText(devices * hours)]);
   }
   return lines;
 }
 
 function section(title: string, lines: readonly Line[]): string {
   return `${title}\n${align(lines, 2)}`;
-}
-
-/** Bytes in 10⁹. */
-export function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(3)} GB`;
-}
-
-/** Whole numbers with separators. */
-export function count(x: number): string {
-  return Math.round(x).toLocaleString("en-US");
 }
 
 /** Seconds to the millisecond. */
@@ -173,7 +163,9 @@ export function secondsText(x: number): string {
 /** Hours, or days where there are many. */
 export function hoursText(hours: number): string {
   if (hours < 0.1) return `${(hours * 3600).toFixed(0)} s`;
-  return hours < 1000 ? `${hours.toFixed(1)} h` : `${count(hours)} h (${count(hours / 24)} days)`;
+  return hours < 1000
+    ? `${hours.toFixed(1)} h`
+    : `${wholeText(hours)} h (${wholeText(hours / 24)} days)`;
 }
 
 function percent(share: number): string {

@@ -13,6 +13,7 @@
 import { trafficOf } from "../parallel/communicator.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { MemoryPlan } from "./memory.ts";
+import { gigabytes, wholeText } from "../command/number_text.ts";
 
 /** The ways between devices. */
 export interface Links {
@@ -93,7 +94,7 @@ export function planTime(
   const compute = tokens / rate;
   const computing = {
     what: "compute",
-    how: [`${count(tokens)} tokens / ${count(rate)} tokens/s`],
+    how: [`${wholeText(tokens)} tokens / ${wholeText(rate)} tokens/s`],
     seconds: compute,
   };
   if (devices === 1) {
@@ -156,20 +157,12 @@ export function planTime(
   }
 }
 
-function count(x: number): string {
-  return Math.round(x).toLocaleString("en-US");
-}
-
 function milliseconds(seconds: number): string {
   return `${round(seconds * 1e3)} ms`;
 }
 
 function microseconds(seconds: number): string {
   return `${round(seconds * 1e6)} µs`;
-}
-
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(3)} GB`;
 }
 
 function speed(bytesPerSecond: number): string {

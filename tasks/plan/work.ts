@@ -15,7 +15,7 @@ import {
 } from "../train/objective.ts";
 import { partsOf, rowsOfSlice } from "../parallel/share.ts";
 import { modelConfig, objectiveConfig, type PretrainConfig } from "../config/pretrain.ts";
-import { batchShapes, microBatches } from "../train/update_shapes.ts";
+import { batchShapes, microBatches } from "../train/static_shapes.ts";
 
 /** The share of one device in an update. */
 export interface Work {

@@ -13,6 +13,7 @@ import { type Mixture, MixtureOrder } from "./mixture.ts";
 import { openTemplates } from "./templates.ts";
 import { openRows, type RowReader } from "../rows/mod.ts";
 import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import { joinArrays } from "../files/arrays.ts";
 
 /** What windows are made from. Plain data. */
 export interface WindowSource {
@@ -117,9 +118,9 @@ export class WindowMaker {
       targets.push(example.target);
     }
     return {
-      sources: joined(sources),
+      sources: joinArrays(Uint32Array, sources),
       sourceLengths: Uint32Array.from(sources, (ids) => ids.length),
-      targets: joined(targets),
+      targets: joinArrays(Uint32Array, targets),
       targetLengths: Uint32Array.from(targets, (ids) => ids.length),
       counts,
       bad,
@@ -143,16 +144,6 @@ export class WindowMaker {
     const found = prerendered ? undefined : this.#templates.find(dataset, template);
     return renderExample(found, values, place, { rule: mixture.rule, seed });
   }
-}
-
-function joined(arrays: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
-  const all = new Uint32Array(arrays.reduce((sum, a) => sum + a.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
 }
 
 /** What a worker is sent: first what to make windows from, then which. */

@@ -5,6 +5,7 @@
  */
 import type { Document } from "./corpus.ts";
 import type { Tokenizer, TokenizerJson } from "../tokenizer/tokenizer.ts";
+import { joinArrays } from "../files/arrays.ts";
 
 /** The ids of one document, without special tokens. */
 export interface EncodedDocument {
@@ -81,12 +82,7 @@ export async function* encodeDocuments(
 export function encodeBatch(tokenizer: Tokenizer, documents: string[][]): EncodedBatch {
   const encoded = documents.flat().map((line) => tokenizer.encode(line));
   const lengths = Uint32Array.from(encoded, (ids) => ids.length);
-  const tokens = new Uint32Array(lengths.reduce((sum, length) => sum + length, 0));
-  let at = 0;
-  for (const ids of encoded) {
-    tokens.set(ids, at);
-    at += ids.length;
-  }
+  const tokens = joinArrays(Uint32Array, encoded);
   return { tokens, lengths, lines: Uint32Array.from(documents, (lines) => lines.length) };
 }
 

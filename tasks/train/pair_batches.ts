@@ -6,9 +6,9 @@
  */
 
 import type { SpecialIds } from "../../models/mod.ts";
-import { key, Random } from "../../ops/graph/random.ts";
+import { key, Random, shuffle } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
-import { chooseLengths, fittingLength } from "./lengths.ts";
+import { chooseLengths, fittingLength } from "./static_shapes.ts";
 import type { BatchShape, PreparedBatch } from "./objective.ts";
 import {
   ALONE,
@@ -299,11 +299,7 @@ export class PairBatcher implements BatchSource {
     if (isNew) window.counts.forEach((n, i) => counts[i] += n);
     this.bad.push(...window.bad);
     const plans = planPairs(window, this.#shapes);
-    const random = new Random(key(this.#seed, BATCHES, epoch, number));
-    for (let i = plans.length - 1; i > 0; i--) {
-      const j = random.below(i + 1);
-      [plans[i], plans[j]] = [plans[j], plans[i]];
-    }
+    shuffle(plans, new Random(key(this.#seed, BATCHES, epoch, number)));
     return { window, at: offsetsOf(window), plans };
   }
 

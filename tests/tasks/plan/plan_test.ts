@@ -16,7 +16,7 @@ import { planTime } from "../../../tasks/plan/time.ts";
 import { flopsPerToken, subjectOf, workOf } from "../../../tasks/plan/work.ts";
 import { type GivenPretrain, resolvePretrain } from "../../../tasks/config/pretrain.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
-import { batchShapes } from "../../../tasks/train/update_shapes.ts";
+import { batchShapes } from "../../../tasks/train/static_shapes.ts";
 import { ROOT, run } from "../../e2e/command.ts";
 import { gpuTest } from "../../gpu.ts";
 
