@@ -17,7 +17,7 @@ import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICE_OPTIONS, parseDevices } from "../tasks/config/device_flags.ts";
 import { evaluateByWorkers } from "../tasks/launch/evaluate.ts";
-import { openFirst, prepareAdapters } from "../tasks/devices/prepare.ts";
+import { openFirst, prepareAdapters } from "../tasks/devices/open.ts";
 
 const OPTIONS = describe({
   run: {

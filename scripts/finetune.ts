@@ -6,7 +6,6 @@
 import { join } from "node:path";
 import process from "node:process";
 import { interruption, main } from "../tasks/command/cli.ts";
-import { finetune } from "../tasks/finetune.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
 import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";
@@ -52,7 +51,7 @@ await main(async () => {
   const ranks = parseDevices(devices);
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
-  const job = {
+  const settings = {
     run,
     model,
     modelOptions: { relativeMaxDistance },
@@ -62,10 +61,9 @@ await main(async () => {
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
   };
-  const finished = await train({
-    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/launch/finetune_rank.ts", import.meta.url),
-  }, finetune);
+  const finished = await train("finetune", settings, {
+    ...{ ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
+  });
   console.log(
     `Run folder: ${finished.run} (open ${join(finished.run, "report.html")} in a browser)`,
   );

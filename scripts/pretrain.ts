@@ -11,7 +11,6 @@ import { parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";
 import { resumeOf, unnamedRun } from "../tasks/checkpoints/run_folder.ts";
 import { train } from "../tasks/launch/train.ts";
-import { pretrain } from "../tasks/pretrain.ts";
 import { PRETRAIN_COMMAND, PRETRAIN_CONFIG } from "../tasks/config/pretrain.ts";
 
 const OPTIONS = { ...PRETRAIN_COMMAND, ...PRETRAIN_CONFIG };
@@ -51,7 +50,7 @@ await main(async () => {
   const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
   const folder = run ?? await unnamedRun(name, goesOn);
   const interrupted = interruption("saving a checkpoint");
-  const job = {
+  const settings = {
     run: folder,
     resume: goesOn,
     given,
@@ -59,10 +58,9 @@ await main(async () => {
     packed,
     workers,
   };
-  await train({
-    ...{ job, ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
-    module: new URL("../tasks/launch/pretrain_rank.ts", import.meta.url),
-  }, pretrain);
+  await train("pretrain", settings, {
+    ...{ ranks, adapter, threads, timeout, retries, interrupted, output: process.stderr },
+  });
   console.log(`Run folder: ${folder} (open ${join(folder, "report.html")} in a browser)`);
   Deno.exit(0);
 });

@@ -69,6 +69,8 @@ export {
 export * from "./tokenizer/train_bpe.ts";
 export { trainUnigram, type UnigramOptions } from "./tokenizer/train_unigram.ts";
 export * from "./train/loop.ts";
+export { type SessionPlace, type TrainingData } from "./train/session.ts";
+export { type Interruption, type RankSetting } from "./train/setting.ts";
 export * from "./train/trainer.ts";
 export * from "./train/programs.ts";
 export * from "./verify/model.ts";

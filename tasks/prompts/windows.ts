@@ -13,6 +13,7 @@ import { type Mixture, MixtureOrder } from "./mixture.ts";
 import { openTemplates } from "./templates.ts";
 import { openRows, type RowReader } from "../rows/mod.ts";
 import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import type { FinetuneConfig } from "../config/finetune.ts";
 import { joinArrays } from "../files/arrays.ts";
 
 /** What windows are made from. Plain data. */
@@ -31,6 +32,16 @@ export interface WindowSource {
   targetLength: number;
   /** Count unusable rows instead of stopping at them. */
   skipBad: boolean;
+}
+
+/** Windows as a finetuning run's config wants them. */
+export function windowSource(
+  { seed, sourceLength, targetLength, skipBad }: FinetuneConfig,
+  mixture: Mixture,
+  tokenizer: TokenizerJson,
+  size: number,
+): WindowSource {
+  return { mixture, seed, size, tokenizer, sourceLength, targetLength, skipBad };
 }
 
 /** What was met in a window, per dataset. */

@@ -23,6 +23,7 @@ import {
   t5Lengths,
 } from "../../models/mod.ts";
 import { sizeOf, type Tensor } from "../../ops/mod.ts";
+import type { Share } from "../parallel/share.ts";
 import type { MicroBatch } from "../text/batches.ts";
 
 /** What a training graph yields for one micro-batch. */
@@ -51,6 +52,18 @@ export interface PreparedBatch extends BatchShape {
   counts: Record<string, number>;
   /** Tokens that are not padding. */
   tokens: number;
+}
+
+/** An endless sequence of updates' micro-batches, with a position that can be saved. */
+export interface BatchSource {
+  /** Epoch of the next batch, from 0. */
+  readonly epoch: number;
+  /** This rank's share of the micro-batches of the next update. */
+  next(): Share<PreparedBatch> | Promise<Share<PreparedBatch>>;
+  /** The position of the next update; plain data for JSON. */
+  state(): unknown;
+  /** Continues from a position that {@link BatchSource.state} gave. */
+  restore(state: unknown): void | Promise<void>;
 }
 
 /** Metric sums as the host reads them, by name: one value, or those of a vector. */

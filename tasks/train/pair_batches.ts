@@ -9,7 +9,7 @@ import type { SpecialIds } from "../../models/mod.ts";
 import { key, Random, shuffle } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
 import { chooseLengths, fittingLength } from "./static_shapes.ts";
-import type { BatchShape, PreparedBatch } from "./objective.ts";
+import type { BatchShape, BatchSource, PreparedBatch } from "./objective.ts";
 import {
   ALONE,
   type Numbered,
@@ -17,7 +17,6 @@ import {
   rowsOfSlice,
   type Share,
 } from "../parallel/share.ts";
-import type { BatchSource } from "./loop.ts";
 
 /** The static shapes of pairs: every combination of a source and a target length. */
 export interface PairShapes {

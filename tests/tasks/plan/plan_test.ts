@@ -51,8 +51,8 @@ gpuTest("planMemory: is within 1 % of what a Trainer allocates", async () => {
     const trainer = new Trainer(device, model, objective, config, config.seed, group);
     const { shapes, heldout } = workOf(config, size);
     for (const [i, shape] of shapes.entries()) {
-      trainer.prepareShape(shape, "train");
-      trainer.prepareShape(heldout[i], "heldout");
+      trainer.compileShape(shape, "train");
+      trainer.compileShape(heldout[i], "heldout");
     }
     const plan = planMemory(config, size, device.target);
     // The device's own buffer was there before.
