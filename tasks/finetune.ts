@@ -53,6 +53,7 @@ import {
 } from "./checkpoints/run_folder.ts";
 import { exists, writeFile } from "./files/write.ts";
 import { trainLoop } from "./train/loop.ts";
+import { type CpuRoom, expectRoom } from "./train/room.ts";
 import { Opened, rankOf, type RankSetting } from "./train/setting.ts";
 import { Trainer } from "./train/trainer.ts";
 import type { TokenizerJson } from "./tokenizer/tokenizer.ts";
@@ -92,6 +93,7 @@ export async function finetune(
   // Settings: those of the checkpoint, or the preset's with the user's.
   const open = () => job.resume === true ? savedRun(job) : newRun(job);
   const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
+  if (job.cpu) expectFit(config, group.size, job.cpu);
   const tokenizer = model.tokenizer.json;
   await using opened = new Opened(resume || !leads ? undefined : await remover(run));
 
@@ -155,6 +157,19 @@ export async function finetune(
   say(`${trainer.programCount} programs; padding ${padding} over the real tokens`);
   for (const line of badLines(mixture, met, [...bad, ...batches.bad])) say(line);
   return { run, metrics: leads ? await readMetrics(join(run, "metrics.jsonl")) : [] };
+}
+
+/**
+ * Looks whether the model fits, with micro-batches of the longest examples.
+ *
+ * @throws {UserError} if it does not
+ */
+function expectFit(config: FinetuneConfig, devices: number, cpu: CpuRoom): void {
+  const { model, labelSmoothing, microBatch, sourceLength, targetLength } = config;
+  const rows = Math.max(1, Math.floor(microBatch / Math.max(sourceLength, targetLength) / devices));
+  const shapes = [{ rows, length: sourceLength, target: targetLength }];
+  const objective = seq2seqObjective(model, labelSmoothing);
+  expectRoom({ model, objective, optimizer: config, shapes, heldout: [] }, devices, cpu);
 }
 
 // ---- Config and folder ----

@@ -58,9 +58,11 @@ import { loadTokenizer } from "./tokenizer/tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
 import { trainLoop } from "./train/loop.ts";
+import { type CpuRoom, expectRoom } from "./train/room.ts";
 import { Opened, rankOf, type RankSetting } from "./train/setting.ts";
 import { Trainer } from "./train/trainer.ts";
 import { batchShapes, microBatches } from "./train/static_shapes.ts";
+import { subjectOf, workOf } from "./train/work.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;
@@ -98,6 +100,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
     : job.resume;
   const config = resume ? await savedConfig(job) : resolvePretrain(job.given, [job.sampleCorpus]);
   const parts = partsPerMicroBatch(config, group.size);
+  if (job.cpu) expectFit(config, group.size, job.cpu);
   const isNew = leads && !resume && !await exists(run);
   await using opened = new Opened(
     isNew ? () => rm(run, { recursive: true, force: true }) : undefined,
@@ -164,6 +167,17 @@ function partsPerMicroBatch(config: PretrainConfig, size: number): number {
     );
   }
   return parts;
+}
+
+/**
+ * Looks whether the model fits, where its size is known before there is a tokenizer.
+ *
+ * @throws {UserError} if it does not
+ */
+function expectFit(config: PretrainConfig, devices: number, cpu: CpuRoom): void {
+  if (!TRAINERS.has(config.tokenizer)) return;
+  const { shapes, heldout } = workOf(config, devices);
+  expectRoom({ ...subjectOf(config), optimizer: config, shapes, heldout }, devices, cpu);
 }
 
 /** Compiles the programs of all static lengths: no update has to wait for one. */

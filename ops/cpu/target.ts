@@ -9,7 +9,6 @@ import { RUN_WORDS } from "../program/device.ts";
 import type { Launch, Target } from "../program/lowering.ts";
 import { lowerAttention, lowerAttentionGrad } from "./attention.ts";
 import { lowerCrossEntropy, lowerCrossEntropyGrad } from "./cross_entropy.ts";
-import { HEAP_ALIGN } from "./heap.ts";
 import { argumentBytes, type CpuLaunch } from "./kernel.ts";
 import {
   lowerLayerNorm,
@@ -51,7 +50,7 @@ export function cpuTarget(threads: number): Target {
     },
     privateBytes: (launches) => {
       const { bytes } = layOutList(launches as readonly CpuLaunch[]);
-      return Math.ceil(bytes / HEAP_ALIGN) * HEAP_ALIGN;
+      return Math.ceil(bytes / 16) * 16; // as buffers are
     },
   };
 }

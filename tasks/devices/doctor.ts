@@ -158,7 +158,7 @@ type Section = [title: string, rows: [string, string][]];
  *   memory: { total: 2 ** 34, available: 2 ** 33 },
  * });
  * assert.match(text, /Computes on +the CPU, 2 threads/);
- * assert.match(text, /Largest preset +base \(weights, gradients and moments/);
+ * assert.match(text, /Largest preset +base\+\+ \(weights, gradients and moments/);
  * ```
  */
 export function diagnosis(findings: Findings): string {

@@ -13,13 +13,14 @@ import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { expectNoRun, type Resume } from "../checkpoints/run_folder.ts";
 import { exists } from "../files/write.ts";
 import { ensureSoftware } from "../devices/setup.ts";
+import { cpuRoom } from "../train/room.ts";
 import { chooseDevice, type ChosenDevice, type DeviceFlags, partFor } from "../devices/choose.ts";
 import { fromFirst, GroupEnded } from "../parallel/communicator.ts";
 import { type MpiGroup, openMpi } from "../parallel/mpi/group.ts";
 import { describeRank, findCards, openPlaced, placeRank } from "../devices/placement.ts";
 
 /** What a process is to do. */
-export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "group"> {
+export interface MpiPretrainJob extends Omit<PretrainJob, "run" | "openDevice" | "cpu" | "group"> {
   /** Folder of the run, if the user named one. */
   run?: string;
   /** The folder of a run that the user did not name. */
@@ -46,7 +47,8 @@ export async function pretrainUnderMpi(
   try {
     const device = await chooseForRank(group, flags);
     const folder = run ?? await fromFirst(group, "naming the run", unnamed);
-    await pretrain({ ...job, run: folder, group, openDevice: () => openForRank(group, device) });
+    const openDevice = () => openForRank(group, device);
+    await pretrain({ ...job, run: folder, group, openDevice, cpu: cpuRoom(device) });
     await group.finalize();
     // Jobs that still run keep theirs there.
     if (heartbeats !== undefined) await rmdir(dirname(heartbeats)).catch(() => {});

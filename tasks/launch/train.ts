@@ -10,6 +10,7 @@ import { openFirst, prepareAdapters, type WorkerPlacement } from "../devices/ope
 import { finetune } from "../finetune.ts";
 import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
 import { pretrain } from "../pretrain.ts";
+import { cpuRoom } from "../train/room.ts";
 import type { RankSetting } from "../train/setting.ts";
 
 /** What can be trained. */
@@ -61,8 +62,8 @@ export async function train<R extends Recipe>(
   // Only another thread can be started again.
   if (ranks === 1 && !options.retries) {
     const { interrupted, output } = options;
-    const setting = { openDevice: () => openFirst(placement), interrupted, output };
-    return await run(recipe, settings, setting);
+    const place = { openDevice: () => openFirst(placement), cpu: cpuRoom(placement) };
+    return await run(recipe, settings, { ...place, interrupted, output });
   }
   return await trainByWorkers<SettingsOf<R>, ResultOf<R>>({ recipe, settings, placement }, options);
 }

@@ -13,10 +13,10 @@ import { align } from "../command/table.ts";
 import { wrap } from "../command/help.ts";
 import { percentText } from "../command/number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
-import { planMemory } from "./memory.ts";
+import { planMemory } from "../train/memory.ts";
 import { hoursText, secondsText } from "./print.ts";
 import { planTime } from "./time.ts";
-import { flopsPerToken, workOf } from "./work.ts";
+import { flopsPerToken, workOf } from "../train/work.ts";
 
 /** Wall-clock hours of the paper's runs (appendix A.6), on A100 GPUs of 40 GB. */
 const PAPER: readonly { preset: PresetName; devices: number; hours: number }[] = [

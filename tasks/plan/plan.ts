@@ -10,10 +10,10 @@ import type { PresetName } from "../../models/mod.ts";
 import { gpuTarget } from "../../ops/mod.ts";
 import { gigabytes, mib } from "../command/number_text.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
-import { type MemoryPlan, planMemory } from "./memory.ts";
+import { type MemoryPlan, planMemory } from "../train/memory.ts";
 import { type GivenRate, type Rate, rateOf } from "./rate.ts";
 import { planTime, type TimePlan } from "./time.ts";
-import { type Work, workOf } from "./work.ts";
+import { type Work, workOf } from "../train/work.ts";
 import {
   type GivenPretrain,
   PRETRAIN_CONFIG,

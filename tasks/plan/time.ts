@@ -12,7 +12,7 @@
 
 import { trafficOf } from "../parallel/communicator.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
-import type { MemoryPlan } from "./memory.ts";
+import type { MemoryPlan } from "../train/memory.ts";
 import { gigabytes, wholeText } from "../command/number_text.ts";
 
 /** The ways between devices. */

@@ -6,6 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
+import type { Device } from "../../ops/mod.ts";
 import { restoreRun, saveRun } from "../checkpoints/run_folder.ts";
 import { writeFile } from "../files/write.ts";
 import { type Communicator, GroupEnded } from "../parallel/communicator.ts";
@@ -50,6 +51,8 @@ interface TrainingState {
   sums: number[][];
   /** Counts that belong to them. */
   counts: Record<string, number>;
+  /** What it was saved on; older versions did not say. */
+  device?: Pick<Device, "kind" | "adapterName">;
   /** Tokens and seconds at the last line. */
   since: { tokens: number; seconds: number; update: number };
 }
@@ -113,7 +116,11 @@ export class Session {
     // A run that starts anew keeps no line of one that ended before its first checkpoint.
     const kept = resume ? state.update : -1;
     const records = group.rank === 0 ? await openRecords(place, config, kept) : undefined;
-    if (resume) records?.note(`Resumed at update ${state.update} of ${config.updates}.`);
+    if (resume) {
+      records?.note(`Resumed at update ${state.update} of ${config.updates}.`);
+      const elsewhere = otherDevice(state.device, trainer.device);
+      if (elsewhere) records?.note(elsewhere);
+    }
     return new Session(trainer, data, run, state, records);
   }
 
@@ -171,10 +178,11 @@ export class Session {
 
   /** Writes a checkpoint. */
   async save(): Promise<void> {
-    const trainer = this.#trainer;
+    const trainer = this.#trainer, { kind, adapterName } = trainer.device;
     const sums = await trainer.sums();
     this.#stopIfNotFinite(trainer.badUpdate(sums));
-    this.#state = { ...this.#state, seconds: this.#seconds(), sums };
+    const device = { kind, adapterName };
+    this.#state = { ...this.#state, seconds: this.#seconds(), sums, device };
     await saveRun(this.#run, trainer, this.#state, trainer.group);
     this.#saved = this.#state.update;
   }
@@ -211,6 +219,16 @@ export class Session {
         "lengthen --warmup-updates, or set --clip-norm",
     );
   }
+}
+
+/** What to tell of a run that goes on elsewhere than where it was saved; the number of threads changes nothing. */
+function otherDevice(
+  saved: TrainingState["device"],
+  { kind, adapterName }: Device,
+): string | undefined {
+  const isSame = saved?.kind === kind && (kind === "cpu" || saved.adapterName === adapterName);
+  if (!saved || isSame) return undefined;
+  return `It was saved on ${saved.adapterName}; on ${adapterName} numbers differ in their last digits.`;
 }
 
 /** Where the records of a run go: its `metrics.jsonl`, the user's screen, and at the end the report. */

@@ -9,6 +9,7 @@ import process from "node:process";
 import type { Device } from "../../ops/mod.ts";
 import type { Output } from "../reports/progress.ts";
 import { alone, type Communicator } from "../parallel/communicator.ts";
+import type { CpuRoom } from "./room.ts";
 
 /** Whether the user wants the job to stop: an `AbortSignal`, or a stand-in for it. */
 export interface Interruption {
@@ -20,6 +21,8 @@ export interface Interruption {
 export interface RankSetting {
   /** Opens the device; called once the data have been read. */
   openDevice(): Promise<Device>;
+  /** What the device will be, if it is the processor: a model that does not fit is refused at once. */
+  cpu?: CpuRoom;
   /** The ranks that train together, each with its own device; this one alone if absent. */
   group?: Communicator;
   /** Aborted when the user wants the job to stop. */

@@ -25,6 +25,19 @@ function wordsOf(task: string): string[] {
   return [Deno.execPath(), ...words];
 }
 
+/** Tasks that compute. */
+const COMPUTING = ["pretrain", "pretrain:mpi", "finetune", "eval_t0", "generate", "bench"];
+
+/**
+ * Tests compute on the processor, unless they say otherwise, and on one thread of it: their models are so
+ * small that further ones only wait for one another.
+ */
+function withAdapter(task: string, args: string[]): string[] {
+  if (!COMPUTING.includes(task) || args.includes("--adapter")) return args;
+  const threads = args.includes("--threads") ? [] : ["--threads", "1"];
+  return [...args, "--adapter", "cpu", ...threads];
+}
+
 /** A process of a task of `deno.json`, running. */
 export function start(
   task: string,
@@ -32,7 +45,7 @@ export function start(
   cwd = ROOT,
   env: Record<string, string> = {},
 ): Deno.ChildProcess {
-  return startWords([...wordsOf(task), ...args], cwd, env);
+  return startWords([...wordsOf(task), ...withAdapter(task, args)], cwd, env);
 }
 
 /** How `mpirun` is told to start more ranks than there are cores, in a container, as root. */
@@ -53,7 +66,8 @@ export const { success: HAS_MPI } = await askProgram("mpirun", ["--version"]);
 
 /** A task of `deno.json` by so many ranks under MPI, running. */
 export function startRanks(task: string, ranks: number, args: string[]): Deno.ChildProcess {
-  return startWords([...MPIRUN, "-n", String(ranks), ...wordsOf(task), ...args], ROOT, AS_ROOT);
+  const words = [...wordsOf(task), ...withAdapter(task, args)];
+  return startWords([...MPIRUN, "-n", String(ranks), ...words], ROOT, AS_ROOT);
 }
 
 function startWords(words: string[], cwd: string, env: Record<string, string>): Deno.ChildProcess {

@@ -10,7 +10,7 @@ import { parquetWriteBuffer } from "hyparquet-writer";
 import type { Evaluation } from "../../tasks/evaluate/results.ts";
 import { runWorkers } from "../../tasks/parallel/workers.ts";
 import type { TemplateResult } from "../../tasks/evaluate/results.ts";
-import { gpuTest } from "../gpu.ts";
+import { cpuTest } from "../device.ts";
 import type { InterruptedArgs } from "./interrupted_rank.ts";
 import {
   fail,
@@ -245,7 +245,7 @@ async function filesIn(out: string): Promise<Record<string, string>> {
 
 Deno.test("two devices write the very same files as one, and go on where one has stopped", async () => {
   const flags = (out: string) => ["--tasks", "all", "--batch-size", "3", "--out", at(out)];
-  const devices = ["--devices", "2", "--adapter", "software"];
+  const devices = ["--devices", "2"];
   const [one, two] = await Promise.all([
     evaluate(first, ...flags("by-one")),
     evaluate(first, ...flags("by-two"), ...devices),
@@ -266,7 +266,7 @@ Deno.test("two devices write the very same files as one, and go on where one has
   assert.deepEqual(await filesIn(at("by-two")), files);
 });
 
-gpuTest(
+cpuTest(
   "when one rank is told to stop, all stop at the same template and keep what is done",
   async () => {
     const out = at("stopped");
@@ -284,7 +284,8 @@ gpuTest(
           seed: 1,
         },
         placement: {
-          adapter: "software",
+          adapter: "cpu",
+          threads: 1,
           environment: [{}, {}],
           expect: [undefined, undefined],
         },
@@ -408,9 +409,9 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
     [{ run: at("nowhere") }, /nowhere: expected the folder of a run/],
     [{ run: bare }, /bare: the run has no weights yet/],
     [{ devices: "none" }, /--devices: expected a number of at least 1, or all, got 'none'/],
-    [{ devices: "999" }, /999 devices asked for, .* found/],
+    [{ devices: "999", adapter: "auto" }, /999 devices asked for, .* found/],
     [
-      { devices: "2", adapter: "software", data: at("bad", "field"), templates: at("strict") },
+      { devices: "2", data: at("bad", "field"), templates: at("strict") },
       /rank \d: topics validation, row 3: no field 'second'/,
     ],
     [{ "batch-sise": "4" }, /unknown flag --batch-sise; did you mean --batch-size\?/],

@@ -240,7 +240,7 @@ Deno.test("two devices finetune as one does", async () => {
   const one = join(folder, "one-device"), two = join(folder, "two-devices");
   const flags = { updates: "6", "log-every": "1", "evaluate-every": "3" };
   await finetune(longFlags({ ...flags, out: one }));
-  await finetune(longFlags({ ...flags, out: two, devices: "2", adapter: "software" }));
+  await finetune(longFlags({ ...flags, out: two, devices: "2" }));
   await assertAgree(one, two);
   const [a, b] = await Promise.all([one, two].map((run) => json(join(run, "mixture.json"))));
   assert.deepEqual(a, b);

@@ -34,15 +34,16 @@ async function assertOneLine(args: string[], expected: RegExp): Promise<void> {
   assert.ok(!/^\s+at /m.test(err), `a stack was shown:\n${err}`);
 }
 
-Deno.test("the same seed gives the same run, bit for bit; another seed does not", async () => {
+Deno.test("the same seed gives the same run, bit for bit, on any number of threads; another seed does not", async () => {
   const at = (name: string) => join(folder, `same-${name}`);
-  const [a, b, c] = [at("a"), at("b"), at("c")];
-  for (const [run, seed] of [[a, "1"], [b, "1"], [c, "2"]]) {
-    const { code, err } = await pretrain(flags({ updates: "9", run, seed }));
+  const [a, b, c, d] = ["a", "b", "c", "d"].map(at);
+  for (const [run, seed, threads] of [[a, "1", "2"], [b, "1", "2"], [c, "1", "1"], [d, "2", "2"]]) {
+    const { code, err } = await pretrain(flags({ updates: "9", run, seed, threads }));
     assert.equal(code, 0, err);
+    assert.match(err, new RegExp(`on CPU, ${threads} thread`));
   }
-  assert.deepEqual(await results(a), await results(b));
-  assert.notEqual((await results(a)).weights, (await results(c)).weights);
+  for (const same of [b, c]) assert.deepEqual(await results(same), await results(a));
+  assert.notEqual((await results(a)).weights, (await results(d)).weights);
   for (const file of ["config.json", "tokenizer.json", "optimizer.safetensors", "report.html"]) {
     assert.ok((await readdir(a)).includes(file), `${file} is missing`);
   }
@@ -150,10 +151,33 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
   await assertOneLine(["--run", run, "--resume"], /no run to resume/);
 });
 
+Deno.test("without a GPU the CPU computes, and says so once; nothing is installed", async () => {
+  const path = join(folder, "auto");
+  // Where Vulkan has no driver.
+  const without = (...args: string[]) =>
+    ended(start("pretrain", args, undefined, { VK_DRIVER_FILES: join(folder, "none.json") }));
+  const { code, err } = await without(...flags({ updates: "3", run: path, adapter: "auto" }));
+  assert.equal(code, 0, err);
+  assert.equal(err.match(/No GPU found: computing on the CPU, \d+ threads?\./g)?.length, 1, err);
+  assert.doesNotMatch(err, /install|error|warning/i);
+  for (
+    const [args, expected] of [
+      [{ adapter: "gpu" }, /^error: no GPU: .*--adapter cpu\n$/],
+      [{ adapter: "auto", devices: "2" }, /^error: 2 devices asked for, .*--adapter cpu.*\n$/],
+      [{ adapter: "gpu", threads: "2" }, /^error: --threads: are those of the CPU and do nothing/],
+      [{ adapter: "cpu", threads: "0" }, /^error: --threads: expected an integer from 1 to 256/],
+    ] as const
+  ) {
+    const { code, err } = await without(...flags({ run: join(folder, "never"), ...args }));
+    assert.equal(code, 1);
+    assert.match(err, expected);
+  }
+});
+
 Deno.test("a model that does not fit the device is refused before anything is written", async () => {
   const target = join(folder, "huge");
   const huge = { "d-model": "65536", heads: "1024", "d-ff": "65536", updates: "3", run: target };
-  await assertOneLine(flags(huge), /allows \d+ MiB/);
+  await assertOneLine(flags(huge), /training needs .* GB of memory .*, but .* GB are free: choose/);
   assert.ok(!(await readdir(folder)).includes("huge"));
 });
 

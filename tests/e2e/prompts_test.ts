@@ -175,7 +175,7 @@ Deno.test("prompts: mistakes get one line", async () => {
 /** Runs `deno task generate` with lines on its standard input. */
 async function generateFrom(input: string, args: string[]) {
   const process = new Deno.Command(Deno.execPath(), {
-    args: ["task", "-q", "generate", ...args],
+    args: ["task", "-q", "generate", "--adapter", "cpu", ...args],
     cwd: ROOT,
     env: { NO_COLOR: "1" },
     stdin: "piped",

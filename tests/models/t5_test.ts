@@ -19,7 +19,6 @@ import {
   grad,
   input,
   key,
-  openDevice,
   Random,
   state,
   StateMemory,
@@ -31,7 +30,7 @@ import { restoreRun, saveRun } from "../../tasks/checkpoints/run_folder.ts";
 import { Tokenizer } from "../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../tasks/tokenizer/train_bpe.ts";
 import { Trainer, wholeUpdate } from "../../tasks/train/trainer.ts";
-import { gpuTest } from "../gpu.ts";
+import { cpuTest, openTestDevice } from "../device.ts";
 import { goldenJson, goldenModel, goldenTensors, hasGolden } from "./golden.ts";
 
 const GOLDEN = ["t5_relu_tied", "t5_v1_1_gated_untied"] as const;
@@ -47,8 +46,8 @@ const expectedOf = (folder: string) => goldenJson<Expected>(`${folder}/expected.
 const unpadded = (row: number[]) => Uint32Array.from(row.slice(0, row.indexOf(1) + 1));
 
 let device: Device;
-gpuTest("a device opens", async () => {
-  device = await openDevice();
+cpuTest("a device opens", async () => {
+  device = await openTestDevice();
 });
 
 // ---- Golden checkpoints ----
@@ -98,7 +97,7 @@ for (const name of GOLDEN) {
     },
   });
 
-  gpuTest(`${name}: scores, among other choices in the same row`, async () => {
+  cpuTest(`${name}: scores, among other choices in the same row`, async () => {
     const { input_ids, labels, scores } = expectedOf(folder);
     const targets = labels.map(unpadded);
     const model = await loaded(folder);
@@ -114,7 +113,7 @@ for (const name of GOLDEN) {
     model.destroy();
   }, { ignore: !hasGolden });
 
-  gpuTest(`${name}: greedy answers, with and without kept keys and values`, async () => {
+  cpuTest(`${name}: greedy answers, with and without kept keys and values`, async () => {
     const { input_ids, greedy } = expectedOf(folder);
     const model = await loaded(folder);
     let scores: number[] | undefined;
@@ -199,7 +198,7 @@ function randomWeights(config: T5Model): Record<string, Float32Array> {
 }
 
 for (const [kind, config] of Object.entries(KINDS)) {
-  gpuTest(`seq2seq, ${kind}: loss and gradients under dropout equal the reference's`, async () => {
+  cpuTest(`seq2seq, ${kind}: loss and gradients under dropout equal the reference's`, async () => {
     const shapes = parameterShapes(config), weights = randomWeights(config);
     const parameters = declareParameters(config);
     const { loss } = seq2seq(parameters, config, seq2seqInputs(2, { source: 11, target: 7 }));
@@ -238,7 +237,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
     }
     program.destroy();
     memory.destroy();
-  }, { seconds: 120 });
+  });
 
   Deno.test(`decodeStep, ${kind}: rows at different positions equal decode`, () => {
     const slots = 6, width = config.heads * config.t5.headWidth, { dModel, vocabSize } = config;
@@ -319,7 +318,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
   });
 }
 
-gpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was", async () => {
+cpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was", async () => {
   const model = KINDS["version 1.1"], weights = randomWeights(model);
   const adamw = { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weightDecay: 0, clipNorm: 1 };
   const objective = seq2seqObjective(model, 0);
@@ -353,7 +352,7 @@ gpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was
   await rm(run, { recursive: true });
   trainer.destroy();
   read.destroy();
-}, { seconds: 120 });
+});
 
 Deno.test("checkModelConfig: a T5's fields are named where they are wrong", () => {
   checkModelConfig(SMALL);
@@ -375,4 +374,4 @@ Deno.test("initialize: a T5 is refused", () => {
   assert.throws(() => initialize(SMALL, 1), /weights of a T5 are loaded/);
 });
 
-gpuTest("the device closes", () => Promise.resolve(device.destroy()));
+cpuTest("the device closes", () => Promise.resolve(device.destroy()));

@@ -8,12 +8,12 @@ import { isT5, type MetroModel, type ModelConfig, type T5Model } from "../../mod
 import { hubConfig } from "../../models/hub_config.ts";
 import { foreignNames, type Scheme } from "../../models/names.ts";
 import { preset } from "../../models/presets.ts";
-import { type Device, openDevice } from "../../ops/mod.ts";
+import { type Device } from "../../ops/mod.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { openTensors, writeTensors } from "../../tasks/checkpoints/save.ts";
 import { type TokenizerJson } from "../../tasks/tokenizer/tokenizer.ts";
 import { sentencePieceJson } from "../../tasks/tokenizer/sentencepiece_json.ts";
-import { gpuTest } from "../gpu.ts";
+import { cpuTest, openTestDevice } from "../device.ts";
 
 /** Tensors of a file, by name. */
 export type FileTensors = Map<string, { shape: readonly number[]; values: Float32Array }>;
@@ -131,8 +131,8 @@ export function bench(
     device?.destroy();
     await rm(scratch, { recursive: true });
   });
-  gpuTest("a device opens", async () => {
-    device = await openDevice();
+  cpuTest("a device opens", async () => {
+    device = await openTestDevice();
   });
   return {
     device: () => device,

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { parameterCount, preset, PRESETS } from "../../../models/mod.ts";
-import { openDevice } from "../../../ops/mod.ts";
 import {
   bench,
   BENCH_PARTS,
@@ -12,7 +11,7 @@ import { benchParallel, onePreset, parallelTable } from "../../../tasks/bench/pa
 import { forwardFlopsPerToken, pairFlops } from "../../../tasks/train/flops.ts";
 import { cubeCases, layerCases } from "../../../tasks/bench/kernel_cases.ts";
 import { type BenchReport, tables } from "../../../tasks/bench/report.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 
 /** As little as can be measured. */
 const SCALE: BenchScale = {
@@ -37,8 +36,8 @@ function* numbersIn(value: unknown, path = ""): Generator<[string, number]> {
 /** Numbers that are 0 when all is well. */
 const MAY_BE_ZERO = /(buffersCreated|pipelinesCreated|growth\/bytes|profile\/.*)$/;
 
-gpuTest("a benchmark measures everything it names, in finite positive numbers", async () => {
-  const device = await openDevice();
+cpuTest("a benchmark measures everything it names, in finite positive numbers", async () => {
+  const device = await openTestDevice();
   const report = await bench({ device, scale: SCALE, memory: 2e9 });
   device.destroy();
   const parsed: BenchReport = JSON.parse(JSON.stringify(report));
@@ -76,10 +75,10 @@ gpuTest("a benchmark measures everything it names, in finite positive numbers", 
   assert.match(text, /Ranking with tiny \(.* 12 prompts of 2 choices\)/);
   assert.match(text, /encoding BPE, cold/);
   assert.match(text, /rendering, truncated .* renders\/s/);
-}, { seconds: 120 });
+});
 
-gpuTest("what does not fit or would take too long is skipped with the reason", async () => {
-  const device = await openDevice();
+cpuTest("what does not fit or would take too long is skipped with the reason", async () => {
+  const device = await openTestDevice();
   const limit = device.limits.bindingBytes;
   const scale: BenchScale = {
     ...SCALE,
@@ -105,12 +104,17 @@ gpuTest("what does not fit or would take too long is skipped with the reason", a
     assert.match(reason(`${what} tiny`), /MiB may be used$/);
   }
   if (limit < 264_241_152) assert.match(reason("update of large++"), /binding size/);
-}, { seconds: 120 });
+});
 
-gpuTest("the benchmark of two ranks: both ways of an update, what is sent and kept", async () => {
+cpuTest("the benchmark of two ranks: both ways of an update, what is sent and kept", async () => {
   const report = await benchParallel({
     ...{ preset: "tiny", tokens: 64, repeat: 2, output: { write: () => {} } },
-    placement: { adapter: "software", environment: [{}, {}], expect: [undefined, undefined] },
+    placement: {
+      adapter: "cpu",
+      threads: 1,
+      environment: [{}, {}],
+      expect: [undefined, undefined],
+    },
   });
   assert.deepEqual([report.isolated.length, report.exchanging.length], [2, 2]);
   for (const [path, value] of numbersIn(report)) assert.ok(value > 0, `${path}: ${value}`);

@@ -11,7 +11,7 @@ import { convertModel, convertTokenizer } from "../../../tasks/checkpoints/conve
 import { generate } from "../../../tasks/generate/generate.ts";
 import { loadModel } from "../../../tasks/checkpoints/model.ts";
 import { loadTokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest } from "../../device.ts";
 import { modelBytes } from "../tokenizer/sentencepiece_bytes.ts";
 import {
   bench,
@@ -61,7 +61,7 @@ async function contents(folder: string) {
 }
 
 for (const [kind, config] of Object.entries({ METRO, "T5 1.0": T5, "T5 1.1": T5_GATED })) {
-  gpuTest(`${kind}: a run becomes a published checkpoint, with the same answers`, async () => {
+  cpuTest(`${kind}: a run becomes a published checkpoint, with the same answers`, async () => {
     const run = await writeRun(config), out = newFolder();
     const { tensors } = await convertModel(run, out);
     assert.deepEqual((await readdir(out)).toSorted(), [
@@ -91,7 +91,7 @@ for (const [kind, config] of Object.entries({ METRO, "T5 1.0": T5, "T5 1.1": T5_
     assert.equal((await json("tokenizer_config.json")).eos_token, "</s>");
   });
 
-  gpuTest(`${kind}: a checkpoint converts to itself, its copies tied`, async () => {
+  cpuTest(`${kind}: a checkpoint converts to itself, its copies tied`, async () => {
     const tensors = randomTensors(config), table = tensors.get("shared.weight")!;
     tensors.set("encoder.embed_tokens.weight", table).set("decoder.embed_tokens.weight", table);
     const folder = await writeCheckpoint(newFolder(), config, tensors), out = newFolder();
@@ -103,7 +103,7 @@ for (const [kind, config] of Object.entries({ METRO, "T5 1.0": T5, "T5 1.1": T5_
   });
 }
 
-gpuTest("METRO under fairseq's names becomes a published checkpoint", async () => {
+cpuTest("METRO under fairseq's names becomes a published checkpoint", async () => {
   const folder = await writeCheckpoint(newFolder(), METRO, randomTensors(METRO, "reference"));
   const out = newFolder();
   await convertModel(folder, out);

@@ -8,7 +8,7 @@ import { isT5, type ModelConfig } from "../../../models/config.ts";
 import { generate } from "../../../tasks/generate/generate.ts";
 import { loadModel, readModel } from "../../../tasks/checkpoints/model.ts";
 import { rank } from "../../../tasks/evaluate/rank.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest } from "../../device.ts";
 import { goldenModel, goldenPath, hasGolden } from "../../models/golden.ts";
 import {
   bench,
@@ -49,7 +49,7 @@ const GOLDEN = [
 if (!hasGolden) console.log("models: the reference's checkpoints are not here, skipping them");
 
 for (const name of GOLDEN) {
-  gpuTest(`${name}: every file of it loads to the same parameters`, async () => {
+  cpuTest(`${name}: every file of it loads to the same parameters`, async () => {
     const { config, weights } = goldenModel(name);
     for (const file of ["model.safetensors", "pytorch_model.bin"]) {
       if (file.endsWith(".bin") && name !== "metro_hf/tiny") continue;
@@ -73,7 +73,7 @@ for (const name of GOLDEN) {
 }
 
 for (const [kind, config] of Object.entries(KINDS)) {
-  gpuTest(
+  cpuTest(
     `${kind}: published names, shards, and tied copies give the same parameters`,
     async () => {
       const tensors = randomTensors(config);
@@ -110,7 +110,7 @@ for (const [kind, config] of Object.entries(KINDS)) {
   );
 }
 
-gpuTest("METRO under fairseq's names, with what fairseq saves besides", async () => {
+cpuTest("METRO under fairseq's names, with what fairseq saves besides", async () => {
   const expected = await loaded(await checkpoint(METRO));
   const fairseq = randomTensors(METRO, "reference");
   const one = { shape: [1], values: Float32Array.of(3) };
@@ -121,7 +121,7 @@ gpuTest("METRO under fairseq's names, with what fairseq saves besides", async ()
   assert.deepEqual(await loaded(await checkpoint(METRO, fairseq)), expected);
 });
 
-gpuTest("T5 1.0: the table that it has and never uses is no obstacle", async () => {
+cpuTest("T5 1.0: the table that it has and never uses is no obstacle", async () => {
   const tensors = randomTensors(T5), expected = await loaded(await checkpoint(T5));
   tensors.set("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", {
     shape: [T5.relativeBuckets, T5.heads],
@@ -130,7 +130,7 @@ gpuTest("T5 1.0: the table that it has and never uses is no obstacle", async () 
   assert.deepEqual(await loaded(await checkpoint(T5, tensors)), expected);
 });
 
-gpuTest("rows that are no ids of T5's tokenizer can be chosen, and say nothing", async () => {
+cpuTest("rows that are no ids of T5's tokenizer can be chosen, and say nothing", async () => {
   const tensors = randomTensors(T5_GATED), table = tensors.get("lm_head.weight")!.values;
   // Only rows from 92 on are ever chosen, by a feature that every position has.
   table.fill(0);
@@ -146,7 +146,7 @@ gpuTest("rows that are no ids of T5's tokenizer can be chosen, and say nothing",
   model.destroy();
 });
 
-gpuTest("without a device: loadModel opens one, answers, and closes it", async () => {
+cpuTest("without a device: loadModel opens one, answers, and closes it", async () => {
   const model = await loadModel(await checkpoint(T5));
   assert.notEqual(model.device, device());
   const { best } = await rank(model, "Good or bad?", ["good", "bad"]);
@@ -202,7 +202,7 @@ const refusals: [what: string, config: ModelConfig, (t: FileTensors) => void, Re
 ];
 
 for (const [what, config, change, message] of refusals) {
-  gpuTest(`refused: ${what}`, async () => {
+  cpuTest(`refused: ${what}`, async () => {
     const tensors = randomTensors(config);
     change(tensors);
     const folder = await checkpoint(config, tensors);

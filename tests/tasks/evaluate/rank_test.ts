@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { type RankShape, SPECIAL } from "../../../models/mod.ts";
-import { openDevice } from "../../../ops/mod.ts";
 import type { LoadedModel } from "../../../tasks/checkpoints/model.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
 import {
@@ -12,7 +11,7 @@ import {
   Ranker,
   type RankRequest,
 } from "../../../tasks/evaluate/rank.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 import { modelOn, requestsLike } from "../random_model.ts";
 import type { ScoreArgs, Scores } from "./score_rank.ts";
 
@@ -87,14 +86,14 @@ Deno.test("ties go to the first choice", () => {
 });
 
 async function withModel(body: (model: LoadedModel) => Promise<void>): Promise<void> {
-  const device = await openDevice();
+  const device = await openTestDevice();
   const model = await modelOn(device);
   await body(model);
   model.destroy();
   device.destroy();
 }
 
-gpuTest("scores do not depend on the batch size, nor on the order of the prompts", async () => {
+cpuTest("scores do not depend on the batch size, nor on the order of the prompts", async () => {
   await withModel(async (model) => {
     const requests = [
       ...requestsLike(21, 2, [30, 20], [5, 3]),
@@ -124,9 +123,9 @@ gpuTest("scores do not depend on the batch size, nor on the order of the prompts
       }
     }
   });
-}, { seconds: 120 });
+});
 
-gpuTest("calls that overlap take turns, and the device's time is known", async () => {
+cpuTest("calls that overlap take turns, and the device's time is known", async () => {
   await withModel(async (model) => {
     const calls = [5, 40, 1].map((count) =>
       requestsLike(count, 2, [30, 20], [5, 3])
@@ -152,9 +151,9 @@ gpuTest("calls that overlap take turns, and the device's time is known", async (
     } else assert.ok(Number.isNaN(deviceMilliseconds));
     ranker.destroy();
   });
-}, { seconds: 120 });
+});
 
-gpuTest("a ranker keeps the programs that were used last, and no more", async () => {
+cpuTest("a ranker keeps the programs that were used last, and no more", async () => {
   await withModel(async (model) => {
     const ranker = new Ranker(model, { batchSize: 1 });
     // 13 shapes per width of the choice; 128 programs are kept.
@@ -177,9 +176,9 @@ gpuTest("a ranker keeps the programs that were used last, and no more", async ()
     assert.equal(ranker.statistics.programs, before + 13, "the last ones were kept");
     ranker.destroy();
   });
-}, { seconds: 120 });
+});
 
-gpuTest("a choice's score is the same alone and among others, and is a probability", async () => {
+cpuTest("a choice's score is the same alone and among others, and is a probability", async () => {
   await withModel(async (model) => {
     const words = ["good", "bad", "yes no the film", "no"];
     const { scores, best } = await rank(model, "the film was", words);
@@ -199,9 +198,9 @@ gpuTest("a choice's score is the same alone and among others, and is a probabili
     assert.ok(total > 0 && total < 1, `${total}`);
     ranker.destroy();
   });
-}, { seconds: 120 });
+});
 
-gpuTest("an empty prompt, an empty choice and no choice are refused", async () => {
+cpuTest("an empty prompt, an empty choice and no choice are refused", async () => {
   await withModel(async (model) => {
     await assert.rejects(rank(model, " \n", ["a"]), /expected a prompt, got an empty text/);
     await assert.rejects(rank(model, "a", ["b", " "]), /choice 2: expected a text, got none/);
@@ -221,20 +220,20 @@ function scoresBy(size: number, args: Partial<ScoreArgs> = {}): Promise<Scores> 
   });
 }
 
-gpuTest("scores and plans have the same bits whatever the number of ranks", async () => {
+cpuTest("scores and plans have the same bits whatever the number of ranks", async () => {
   const [one, three] = [await scoresBy(1), await scoresBy(3)];
   assert.ok(one.scores.flat(2).every((score) => score < -1));
   assert.deepEqual(three, one);
-}, { seconds: 120 });
+});
 
-gpuTest("scores that are no numbers stay so on several ranks", async () => {
+cpuTest("scores that are no numbers stay so on several ranks", async () => {
   const { scores } = await scoresBy(2, { scale: NaN });
   assert.ok(scores.flat(2).every(Number.isNaN), scores.flat(2).join(" "));
-}, { seconds: 120 });
+});
 
-gpuTest("ranks with different prompts end with a line instead of wrong scores", async () => {
+cpuTest("ranks with different prompts end with a line instead of wrong scores", async () => {
   await assert.rejects(scoresBy(2, { different: true }), {
     name: "UserError",
     message: /^rank 1: the ranks were given different prompts: /,
   });
-}, { seconds: 120 });
+});

@@ -1,6 +1,6 @@
 /** A rank that scores made-up requests: what `rank_test.ts` runs in workers. */
 
-import { openDevice } from "../../../ops/mod.ts";
+import { openTestDevice } from "../../device.ts";
 import { inTurn } from "../../../tasks/parallel/communicator.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { Ranker } from "../../../tasks/evaluate/rank.ts";
@@ -28,7 +28,7 @@ serveRank<ScoreArgs>(async ({ calls, scale, different }, { group }): Promise<Sco
   const device = await inTurn(
     group,
     "opening the device",
-    () => openDevice({ adapter: "software" }),
+    () => openTestDevice(),
   );
   const model = await modelOn(device, scale);
   const ranker = new Ranker(model, { batchTokens: 256, group });

@@ -17,7 +17,6 @@ import {
   evaluate,
   input,
   key,
-  openDevice,
   Random,
   StateMemory,
   UserError,
@@ -43,7 +42,7 @@ import {
 import { encodePrompt } from "../../../tasks/prompts/ids.ts";
 import { Tokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../../tasks/tokenizer/train_bpe.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 import { goldenJson, goldenTensors, hasGolden, releasedConfig } from "../../models/golden.ts";
 
 const LINES = ["to be or not to be", "that is the question"];
@@ -195,7 +194,7 @@ Deno.test("encodePrompt: white space is one space, and </s> stays when the text 
 let shared: Promise<Device> | undefined;
 
 /** One device for the whole file. */
-const device = () => shared ??= openDevice();
+const device = () => shared ??= openTestDevice();
 
 /** Weights large enough that different texts have different continuations. */
 async function randomModel(sizes: Partial<ModelConfig>): Promise<GenerationModel> {
@@ -246,7 +245,7 @@ const SIZES: Record<string, [Partial<ModelConfig>, number]> = {
 };
 
 for (const [size, [sizes, count]] of Object.entries(SIZES)) {
-  gpuTest(`Generator: with and without cached keys and values the same; ${size}`, async () => {
+  cpuTest(`Generator: with and without cached keys and values the same; ${size}`, async () => {
     const model = await randomModel(sizes);
     const cached = new Generator(model), plain = new Generator(model, { cached: false });
     for (const [way, options] of Object.entries(WAYS)) {
@@ -262,10 +261,10 @@ for (const [size, [sizes, count]] of Object.entries(SIZES)) {
     cached.destroy();
     plain.destroy();
     model.parameters.destroy();
-  }, { seconds: 120 });
+  });
 }
 
-gpuTest("Generator: a prompt's answer does not depend on those beside it", async () => {
+cpuTest("Generator: a prompt's answer does not depend on those beside it", async () => {
   const model = await randomModel({ decoderLayers: 2 });
   const together = new Generator(model, { batch: 3 }), alone = new Generator(model, { batch: 1 });
   for (const [way, options] of Object.entries(WAYS)) {
@@ -279,9 +278,9 @@ gpuTest("Generator: a prompt's answer does not depend on those beside it", async
   together.destroy();
   alone.destroy();
   model.parameters.destroy();
-}, { seconds: 120 });
+});
 
-gpuTest(
+cpuTest(
   "Generator: scores are those of teacher forcing; beams are no worse than greedy",
   async () => {
     const model = await randomModel({ decoderLayers: 2 });
@@ -310,10 +309,9 @@ gpuTest(
     generator.destroy();
     model.parameters.destroy();
   },
-  { seconds: 120 },
 );
 
-gpuTest("Generator: answers end with </s>, and their pieces make up their text", async () => {
+cpuTest("Generator: answers end with </s>, and their pieces make up their text", async () => {
   const model = await randomModel({});
   const generator = new Generator(model);
   const prompts = Array.from({ length: 8 }, (_, i) => "to be ".repeat(i + 1));
@@ -334,7 +332,7 @@ gpuTest("Generator: answers end with </s>, and their pieces make up their text",
   model.parameters.destroy();
 });
 
-gpuTest("Generator: calls at once take turns, and sizes seen before make no buffers", async () => {
+cpuTest("Generator: calls at once take turns, and sizes seen before make no buffers", async () => {
   const model = await randomModel({});
   const generator = new Generator(model);
   const ways = Object.values(WAYS);
@@ -352,7 +350,7 @@ gpuTest("Generator: calls at once take turns, and sizes seen before make no buff
   model.parameters.destroy();
 });
 
-gpuTest("Generator: mistakes are named in one line", async () => {
+cpuTest("Generator: mistakes are named in one line", async () => {
   const model = await randomModel({ maxPositions: 40, positionRows: 42 });
   const generator = new Generator({ ...model, maxSource: 40 });
   const cases: [string[], GenerateOptions, string][] = [
@@ -385,7 +383,7 @@ gpuTest("Generator: mistakes are named in one line", async () => {
 });
 
 for (const name of ["tiny", "tiny_large_buckets"]) {
-  gpuTest(`Generator: greedy answers of the released layout, ${name}`, async () => {
+  cpuTest(`Generator: greedy answers of the released layout, ${name}`, async () => {
     const folder = `metro_hf/${name}`;
     const config = releasedConfig(goldenJson(`${folder}/config.json`));
     const tensors = goldenTensors(`${folder}/model.safetensors`);

@@ -1,7 +1,7 @@
 // A rank that trains for some updates, and tells how many bytes each rank sent in the last of them.
 
+import { openTestDevice } from "../../device.ts";
 import { initialize, preset } from "../../../models/mod.ts";
-import { openDevice } from "../../../ops/mod.ts";
 import { metroObjective } from "../../../tasks/train/objective.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
@@ -16,7 +16,7 @@ const ROWS = 2, LENGTH = 16;
 serveRank<TrafficArgs>(async ({ updates }, { group }) => {
   const { model, objective: config, optimisation } = preset("tiny");
   const objective = metroObjective(model, config, 1);
-  const device = await openDevice({ adapter: "software" });
+  const device = await openTestDevice();
   const trainer = new Trainer(device, model, objective, optimisation, 1, group);
   trainer.initialize(initialize(model, 1));
   const sequences = Array.from({ length: ROWS }, (_, i): [number, number] => [group.rank, i]);

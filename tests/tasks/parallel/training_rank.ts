@@ -5,8 +5,8 @@ import { openRankDevice } from "../../../tasks/devices/open.ts";
 import type { SettingsOf, TrainArgs } from "../../../tasks/launch/train.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
-import type { GpuDevice } from "../../../ops/gpu/device.ts";
-import type { Device } from "../../../ops/mod.ts";
+import { GpuDevice } from "../../../ops/gpu/device.ts";
+import { type Device, DeviceLost } from "../../../ops/mod.ts";
 
 /** What goes wrong with rank 1 before its seventh update. */
 export type Fault = "throws" | "loses its device";
@@ -26,7 +26,9 @@ serveRank<TrainArgs<FaultySettings>>(
         if (++looks === 7 && group.rank === 1 && fault && !existsSync(marker)) {
           writeFileSync(marker, "");
           if (fault === "throws") throw new RangeError("made up");
-          (device as GpuDevice).gpu.destroy();
+          // The processor is never lost.
+          if (!(device instanceof GpuDevice)) throw new DeviceLost("the device was lost: made up");
+          device.gpu.destroy();
         }
         return false;
       },

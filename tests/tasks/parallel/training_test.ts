@@ -5,20 +5,20 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parameterCount, preset } from "../../../models/mod.ts";
-import { openDevice, UserError } from "../../../ops/mod.ts";
+import { UserError } from "../../../ops/mod.ts";
 import { metroObjective } from "../../../tasks/train/objective.ts";
 import { alone, trafficOf } from "../../../tasks/parallel/communicator.ts";
 import { trainByWorkers } from "../../../tasks/launch/train.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
 import { results, SMALL, TEXT } from "../../e2e/small_run.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 import type { Fault, FaultySettings } from "./training_rank.ts";
 import type { TrafficArgs } from "./traffic_rank.ts";
 
-gpuTest("the moments of a rank are 1/N of those of one device", async () => {
+cpuTest("the moments of a rank are 1/N of those of one device", async () => {
   const { model, objective, optimisation } = preset("tiny");
-  const device = await openDevice();
+  const device = await openTestDevice();
   const bytesOf = (size: number) =>
     Array.from({ length: size }, (_, rank) => {
       const trainer = new Trainer(
@@ -44,7 +44,7 @@ gpuTest("the moments of a rank are 1/N of those of one device", async () => {
 });
 
 for (const size of [2, 4]) {
-  gpuTest(`${size} ranks send 2·P·4·(N−1)/N bytes each in an update`, async () => {
+  cpuTest(`${size} ranks send 2·P·4·(N−1)/N bytes each in an update`, async () => {
     const { model } = preset("tiny");
     const sent = await runWorkers<TrafficArgs, number[]>({
       module: new URL("./traffic_rank.ts", import.meta.url),
@@ -77,21 +77,21 @@ async function train(folder: string, name: string, fault?: Fault, retries = 1): 
   };
   const placement = { environment: [{}, {}], expect: [undefined, undefined] };
   await trainByWorkers(
-    { recipe: "pretrain", settings, placement: { ...placement, adapter: "software" } },
+    { recipe: "pretrain", settings, placement: { ...placement, adapter: "cpu", threads: 1 } },
     { timeout: 60, retries, output: { write: (text) => said += text } },
     new URL("./training_rank.ts", import.meta.url),
   );
   return said;
 }
 
-gpuTest("a rank that fails is started again from the checkpoint: the same weights", async () => {
+cpuTest("a rank that fails is started again from the checkpoint: the same weights", async () => {
   const folder = await mkdtemp(join(tmpdir(), "metro-faults-"));
   try {
     await writeFile(join(folder, "text.txt"), TEXT);
     await train(folder, "undisturbed");
     const faults = {
       "throws": /RangeError: made up/,
-      "loses its device": /the GPU device was lost/,
+      "loses its device": /the device was lost/,
     };
     for (const [fault, words] of Object.entries(faults) as [Fault, RegExp][]) {
       const said = await train(folder, fault, fault);
@@ -111,4 +111,4 @@ gpuTest("a rank that fails is started again from the checkpoint: the same weight
   } finally {
     await rm(folder, { recursive: true });
   }
-}, { seconds: 120 });
+});

@@ -5,9 +5,9 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Device, openDevice } from "../../../ops/mod.ts";
+import { type Device } from "../../../ops/mod.ts";
 import { modelFailures, modelReportLines, verifyModel } from "../../../tasks/verify/model.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 import { goldenPath, hasGolden } from "../../models/golden.ts";
 import { readTensorFile, writeTensorFile } from "../small_checkpoint.ts";
 
@@ -24,7 +24,7 @@ let device: Device, scratch: string;
 
 Deno.test.beforeAll(async () => {
   scratch = await mkdtemp(join(tmpdir(), "verify-model-"));
-  device = await openDevice();
+  device = await openTestDevice();
 });
 Deno.test.afterAll(async () => {
   device.destroy();
@@ -32,7 +32,7 @@ Deno.test.afterAll(async () => {
 });
 
 for (const name of GOLDEN) {
-  gpuTest(`verify model: ${name} passes`, async () => {
+  cpuTest(`verify model: ${name} passes`, async () => {
     const report = await verifyModel(device, goldenPath(name));
     const lines = modelReportLines(report, TOLERANCE);
     assert.deepEqual(modelFailures(report, TOLERANCE), [], lines.join("\n"));
@@ -52,7 +52,7 @@ async function copy(name: string): Promise<string> {
   return folder;
 }
 
-gpuTest("verify model: one changed weight fails every figure that it is in", async () => {
+cpuTest("verify model: one changed weight fails every figure that it is in", async () => {
   const folder = await copy("metro_hf/tiny"), path = join(folder, "model.safetensors");
   const tensors = await readTensorFile(path);
   tensors.get("decoder.block.1.layer.2.DenseReluDense.wo.bias")!.values[5] += 9;
@@ -72,7 +72,7 @@ gpuTest("verify model: one changed weight fails every figure that it is in", asy
   assert.match(modelReportLines(report, TOLERANCE).at(-1)!, /^FAIL \S+: \d+ of 105 figures/);
 }, { ignore: !hasGolden });
 
-gpuTest("verify model: expectations that do not belong to the model are one line", async () => {
+cpuTest("verify model: expectations that do not belong to the model are one line", async () => {
   const folder = await copy("t5_hf/t5_relu_tied"), path = join(folder, "expected.json");
   const json = JSON.parse(await readFile(path, "utf8"));
   const refused = async (changes: object, message: RegExp) => {

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Device, openDevice } from "../../../ops/mod.ts";
+import { type Device } from "../../../ops/mod.ts";
 import { openTensors, writeTensors } from "../../../tasks/checkpoints/save.ts";
 import { readStepFolder } from "../../../tasks/verify/step_folder.ts";
 import {
@@ -14,7 +14,7 @@ import {
   stepReportLines,
   verifyStep,
 } from "../../../tasks/verify/step.ts";
-import { gpuTest } from "../../gpu.ts";
+import { cpuTest, openTestDevice } from "../../device.ts";
 import { goldenPath, hasGolden } from "../../models/golden.ts";
 import { type OracleSpec, writeOracle } from "./step_oracle.ts";
 
@@ -23,7 +23,7 @@ let device: Device, scratch: string;
 
 Deno.test.beforeAll(async () => {
   scratch = await mkdtemp(join(tmpdir(), "verify-"));
-  device = await openDevice();
+  device = await openTestDevice();
 });
 Deno.test.afterAll(async () => {
   device.destroy();
@@ -66,14 +66,14 @@ const ORACLES: Record<string, OracleSpec> = {
 };
 
 for (const name of GOLDEN) {
-  gpuTest(`verify step: golden ${name} passes`, async () => {
+  cpuTest(`verify step: golden ${name} passes`, async () => {
     const report = await passes(goldenPath(`metro_step/${name}`));
     assert.equal(report.roundingOnly, 0);
   }, { ignore: !hasGolden });
 }
 
 for (const [i, [name, spec]] of Object.entries(ORACLES).entries()) {
-  gpuTest(`verify step: float64, ${name}`, async () => {
+  cpuTest(`verify step: float64, ${name}`, async () => {
     const folder = join(scratch, `${i}`);
     await writeOracle(folder, spec);
     const report = await passes(folder);
@@ -81,7 +81,7 @@ for (const [i, [name, spec]] of Object.entries(ORACLES).entries()) {
   });
 }
 
-gpuTest("verify step: what differs fails, and is named", async () => {
+cpuTest("verify step: what differs fails, and is named", async () => {
   const folder = join(scratch, "changed");
   await writeOracle(folder, CLM_ALONE);
   await nudge(join(folder, "params_after.safetensors"), "decoder.layers.0.fc1.weight");

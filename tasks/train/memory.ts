@@ -4,15 +4,16 @@
  * @module
  */
 
-import { parameterShapes } from "../../models/mod.ts";
+import { type ModelConfig, parameterShapes } from "../../models/mod.ts";
 import { STAGING_BYTES } from "../../ops/gpu/device.ts";
 import { layout } from "../../ops/program/memory.ts";
 import { estimateProgram, sharedWorkspace, sizeOf, type Target } from "../../ops/mod.ts";
 import { mib } from "../command/number_text.ts";
+import type { BatchShape, Objective } from "./objective.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../config/pretrain.ts";
-import { memoryOrder, microSpec, sumTensors, updateSpec } from "../train/programs.ts";
+import { type AdamWConfig, memoryOrder, microSpec, sumTensors, updateSpec } from "./programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -23,6 +24,20 @@ export interface MemoryItem {
   how: string;
   /** Bytes. */
   bytes: number;
+}
+
+/** What is trained, and on what. */
+export interface Training {
+  /** The model. */
+  model: ModelConfig;
+  /** What it learns. */
+  objective: Objective;
+  /** How it is updated. */
+  optimizer: AdamWConfig;
+  /** Shapes of micro-batches, or of one device's slices of them, the largest last. */
+  shapes: readonly BatchShape[];
+  /** Shapes of evaluations: as many, or none. */
+  heldout: readonly BatchShape[];
 }
 
 /** What {@link planMemory} foresees, for one device. */
@@ -50,7 +65,7 @@ export interface MemoryPlan {
 }
 
 /**
- * The memory of one of several devices.
+ * The memory of one of several devices that pretrain.
  *
  * @param devices that share the optimizer's state
  * @param target the kind of device
@@ -73,8 +88,22 @@ export function planMemory(
   devices: number,
   target: Target,
 ): MemoryPlan {
-  const { model, objective } = subjectOf(config);
   const { shapes, heldout } = workOf(config, devices);
+  const training = { ...subjectOf(config), optimizer: config, shapes, heldout };
+  return planTraining(training, devices, target);
+}
+
+/**
+ * The memory of one of several devices in training.
+ *
+ * @param devices that share the optimizer's state
+ * @param target the kind of device
+ */
+export function planTraining(
+  { model, objective, optimizer, shapes, heldout }: Training,
+  devices: number,
+  target: Target,
+): MemoryPlan {
   const tensors = parameterShapes(model, objective.parts);
   const elements = [...tensors].map(([name, shape]) => ({ name, size: sizeOf(shape) }));
   const parameters = total(elements.map(({ size }) => size));
@@ -87,10 +116,12 @@ export function planMemory(
   const sums = layout(sumTensors(objective)).slabs;
 
   const programs = [
-    estimateProgram(updateSpec(parts, config, devices > 1), target),
+    estimateProgram(updateSpec(parts, optimizer, devices > 1), target),
     ...shapes.flatMap((shape, i) => [
       estimateProgram(microSpec(model, objective, shape, true), target),
-      estimateProgram(microSpec(model, objective, heldout[i], false), target),
+      ...heldout.slice(i, i + 1).map((whole) =>
+        estimateProgram(microSpec(model, objective, whole, false), target)
+      ),
     ]),
   ];
   const workspace = sharedWorkspace(programs);
