@@ -98,29 +98,19 @@ export async function finetune(
   await using opened = new Opened(resume || !leads ? undefined : await remover(run));
 
   // Data: rows through templates, made into ids ahead of the device.
-  const bad: string[] = [];
-  const mixture = await firstThenAll(
-    group,
-    "reading the rows",
-    () => resolveMixture({ ...requestOf(config, run), onBad: onBad(config, bad) }),
-  );
-  config.datasets = datasetsOf(mixture);
+  const { mixture, bad } = await openMixture(config, run, group);
   const look = () => Promise.resolve(describeMixture(config, mixture, tokenizer));
   const table = resume || !leads ? [] : await group.patiently("looking at the mixture", look);
   if (!resume) say(mixtureLines(mixture, table).join("\n"));
-  const windows = opened.add(
-    new WindowAhead(windowSource(config, mixture, tokenizer, config.window), job.workers),
-  );
+  const source = windowSource(config, mixture, tokenizer, config.window);
+  const windows = opened.add(new WindowAhead(source, job.workers));
   const begun = await group.patiently("rendering prompts", () => windows.get(0, 0));
   if (begun.sourceLengths.length === 0) {
     throw new UserError("no row of the mixture gives an example; see the table for the reasons");
   }
   const shapes = choosePairShapes(begun, config);
-  const heldoutWindow = await firstThenAll(
-    group,
-    "reading the held-out rows",
-    () => readHeldout(config, mixture, run, tokenizer),
-  );
+  const read = () => readHeldout(config, mixture, run, tokenizer);
+  const heldoutWindow = await firstThenAll(group, "reading the held-out rows", read);
 
   // Model: the pretrained one without its auxiliary model and RTD head.
   const device = opened.add(await job.openDevice());
@@ -145,14 +135,11 @@ export async function finetune(
   const batches = pairBatches(windows, shapes, config, mixture, group);
   const heldout = heldoutWindow &&
     layOutWindow(heldoutWindow, shapes, specialIds(config.model), group);
-  await trainLoop(trainer, config, { batches, heldout: heldout && (() => heldout) }, {
-    ...{ run, resume, interrupted, output },
-  });
+  const data = { batches, heldout: heldout && (() => heldout) };
+  await trainLoop(trainer, config, data, { run, resume, interrupted, output });
 
-  // What training met.
   const met = mixture.datasets.map(({ dataset }, i) => ({ dataset, ...batches.countsOf(i) }));
-  const record = join(run, "mixture.json");
-  if (leads) await writeJson(record, { ...await readJson(record) as object, used: met });
+  if (leads) await recordMet(run, met);
   const padding = percentText(batches.paddingOverhead - 1, 1, " %");
   say(`${trainer.programCount} programs; padding ${padding} over the real tokens`);
   for (const line of badLines(mixture, met, [...bad, ...batches.bad])) say(line);
@@ -266,6 +253,12 @@ async function beginRun(
   await writeJson(join(run, "config.json"), config);
 }
 
+/** Adds to `mixture.json` what training met of each dataset. */
+async function recordMet(run: string, used: readonly object[]): Promise<void> {
+  const path = join(run, "mixture.json");
+  await writeJson(path, { ...await readJson(path) as object, used });
+}
+
 // ---- Data ----
 
 function requestOf(config: FinetuneConfig, run: string) {
@@ -284,9 +277,18 @@ function onBad({ skipBad }: FinetuneConfig, listed: string[]) {
   return skipBad ? (error: Error) => void listed.push(error.message) : undefined;
 }
 
-/** Names of all datasets, and of those that they are prepared from. */
-function datasetsOf({ datasets }: Mixture): string[] {
-  return [...new Set(datasets.flatMap(({ dataset, of = dataset }) => [of, dataset]))];
+/** Finds the mixture's rows and templates; the config takes down its datasets, and what they are made of. */
+async function openMixture(
+  config: FinetuneConfig,
+  run: string,
+  group: Communicator,
+): Promise<{ mixture: Mixture; bad: readonly string[] }> {
+  const bad: string[] = [];
+  const request = { ...requestOf(config, run), onBad: onBad(config, bad) };
+  const mixture = await firstThenAll(group, "reading the rows", () => resolveMixture(request));
+  const names = mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset]);
+  config.datasets = [...new Set(names)];
+  return { mixture, bad };
 }
 
 function pairBatches(
