@@ -98,7 +98,7 @@ const RANDOM_CHOICE = 0x6576616c;
  *
  * @throws {UserError} naming what is missing, unless it is allowed to be
  */
-export async function resolveTasks(
+async function resolveTasks(
   { tasks: names, data, templates: folder, allowMissing, skipBad }: Pick<
     EvaluateJob,
     "tasks" | "data" | "templates" | "allowMissing" | "skipBad"

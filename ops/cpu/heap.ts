@@ -5,7 +5,7 @@
  */
 
 /** Places begin at multiples of this many bytes. */
-export const HEAP_ALIGN = 256;
+const HEAP_ALIGN = 256;
 
 /** A piece of memory. */
 interface Piece {

@@ -192,7 +192,7 @@ export function packColumns(module: Module): Func {
  * next, address of the result, bytes from one row of the result to the next, steps of k, columns. Reads up to
  * 3 numbers behind a row's end; up to 3 numbers behind each row of the result, and 3 rows, hold anything.
  */
-export function transposeRows(module: Module): Func {
+function transposeRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
   const [a, stride, to, strideTo, steps, columns] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
@@ -236,7 +236,7 @@ export function transposeRows(module: Module): Func {
  * copy, bytes from one of its rows to the next, numbers of a row, rows. Up to 3 numbers behind each row of
  * the copy hold anything.
  */
-export function copyRows(module: Module): Func {
+function copyRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
   const [a, stride, to, strideTo, numbers, rows] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
@@ -334,7 +334,7 @@ const LEAST_WORK = 300_000, BLOCKS_PER_THREAD = 2;
  * Blocks that keep their C and slices of B in the second-level cache and are enough for all threads to have
  * some, if each is still worth taking. How C is cut does not show in it.
  */
-export function blocksOf(
+function blocksOf(
   { m, n, k, batch = 1, transA, threads, lda = transA ? m : k }: MatmulSpec,
 ): Blocks {
   // Rows of A are used once for each block of columns; where they are packed, more columns are better.

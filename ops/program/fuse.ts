@@ -36,7 +36,7 @@ export function isInline(node: Node): boolean {
 }
 
 /** True for nodes that a kernel can compute element by element. */
-export function isPointwise(node: Node): boolean {
+function isPointwise(node: Node): boolean {
   return node.primitive.pointwise !== undefined || node.primitive === GATHER;
 }
 

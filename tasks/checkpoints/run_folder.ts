@@ -31,7 +31,7 @@ import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts
  *
  * @param folder where runs are kept
  */
-export async function newRunFolder(folder: string, name: string): Promise<string> {
+async function newRunFolder(folder: string, name: string): Promise<string> {
   const path = join(folder, name);
   if (!await exists(path)) return path;
   for (let n = 2;; n++) if (!await exists(`${path}-${n}`)) return `${path}-${n}`;

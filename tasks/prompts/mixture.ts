@@ -20,7 +20,7 @@ import { openTemplates, taskName, type Templates } from "./templates.ts";
 import { datasetsIn, indexRows, isP3, readRows, type RowIndex, splitsOf } from "../rows/mod.ts";
 
 /** Names of the mixtures of T0, largest last. */
-export const MIXTURE_NAMES = ["T0", "T0+", "T0++"] as const satisfies readonly MixtureName[];
+const MIXTURE_NAMES = ["T0", "T0+", "T0++"] as const satisfies readonly MixtureName[];
 
 /** A dataset of a mixture. Plain data: it can be sent to a worker. */
 export interface MixtureDataset {

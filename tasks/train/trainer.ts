@@ -54,6 +54,7 @@ import {
   sumTensors,
   updateSpec,
 } from "./programs.ts";
+import { keptAs } from "../parallel/memory_kinds.ts";
 
 /** What one update needs. */
 export interface UpdateOptions {
@@ -398,9 +399,10 @@ export class Trainer {
   #compileMicro(shape: BatchShape, train: boolean): Program {
     return compile(this.device, microSpec(this.model, this.objective, shape, train), {
       workspace: this.#workspace,
-      state: (name) => {
-        if (name.startsWith("grad ")) return this.gradients.view(name.slice(5));
-        return this.#sums.has(name) ? this.#sums.view(name) : this.parameters.view(name);
+      state: (state) => {
+        const { kind, name } = keptAs(state);
+        if (kind === "gradient") return this.gradients.view(name);
+        return (kind === "sum" ? this.#sums : this.parameters).view(name);
       },
     });
   }
@@ -411,13 +413,12 @@ export class Trainer {
     const spec = updateSpec(this.#parts.map(({ bytes }) => bytes), this.#adamw, !!this.#exchange);
     return compile(this.device, spec, {
       workspace: this.#workspace,
-      state: (name) => {
-        if (this.#sums.has(name)) return this.#sums.view(name);
-        const kind = name[0], number = name.slice(1);
-        if (kind === "m") return this.#moments.mean.view(number);
-        if (kind === "v") return this.#moments.square.view(number);
-        const { slab, offset, bytes } = this.#parts[Number(number)];
-        const { buffers } = kind === "p" ? this.parameters : this.gradients;
+      state: (state) => {
+        const { kind, name } = keptAs(state);
+        if (kind === "sum") return this.#sums.view(name);
+        if (kind === "mean" || kind === "square") return this.#moments[kind].view(name);
+        const { slab, offset, bytes } = this.#parts[Number(name)];
+        const { buffers } = kind === "parameter" ? this.parameters : this.gradients;
         return { buffer: buffers[slab], offset, size: bytes };
       },
     });
