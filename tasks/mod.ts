@@ -48,6 +48,27 @@ export * from "./prompts/templates.ts";
 export * from "./evaluate/rank.ts";
 export * from "./reports/training.ts";
 export * from "./evaluate/results.ts";
+export {
+  type AverageSummary,
+  type ColumnSummary,
+  percent,
+  summarize,
+  type Summary,
+  summaryCells,
+  summaryCsv,
+  summaryLines,
+  type TemplateSummary,
+} from "./evaluate/summary.ts";
+export {
+  type ComparedColumn,
+  type CompareOptions,
+  compareRuns,
+  type Comparison,
+  comparisonCells,
+  comparisonLines,
+  type Difference,
+  type NamedResults,
+} from "./evaluate/compare.ts";
 export * from "./rows/mod.ts";
 export * from "./checkpoints/run_folder.ts";
 export { permute } from "../ops/graph/random.ts";

@@ -8,14 +8,8 @@ import { from } from "arquero";
 import type { TopLevelSpec } from "vega-lite";
 import { CHART_CONFIG, picture } from "../reports/curves.ts";
 import { cards, COLORS, escapeHtml, htmlPage } from "../reports/page.ts";
-import {
-  type ColumnSummary,
-  type Comparison,
-  comparisonCells,
-  percent,
-  type Summary,
-  summaryCells,
-} from "./results.ts";
+import { type ColumnSummary, percent, type Summary, summaryCells } from "./summary.ts";
+import { type Comparison, comparisonCells } from "./compare.ts";
 import { counted } from "../command/number_text.ts";
 
 /** A run to draw: its results, summarized, under the name in the legend. */
@@ -61,7 +55,8 @@ const NEAREST = 0.06;
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize } from "./summary.ts";
+ * import { type TemplateResult } from "./results.ts";
  * import { stripPlots } from "./plots.ts";
  * import assert from "node:assert/strict";
  *
@@ -99,7 +94,8 @@ ${panels.join("\n")}
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize } from "./summary.ts";
+ * import { type TemplateResult } from "./results.ts";
  * import { resultsPage } from "./plots.ts";
  * import assert from "node:assert/strict";
  *

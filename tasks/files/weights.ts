@@ -55,7 +55,7 @@ interface LocatedWeights extends Weights {
 }
 
 /** Files that a folder may have its weights in, or their shards and index, the preferred one first. */
-const WEIGHT_FILES = ["model.safetensors", "pytorch_model.bin"] as const;
+export const WEIGHT_FILES = ["model.safetensors", "pytorch_model.bin"] as const;
 /** One of {@link WEIGHT_FILES}. */
 export type WeightFileName = typeof WEIGHT_FILES[number];
 

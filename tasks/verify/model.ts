@@ -36,7 +36,7 @@ import { exists } from "../files/write.ts";
 import { openWeights, type Weights } from "../files/weights.ts";
 
 /** What is compared, in the order of the table. */
-const MODEL_FIGURES = ["logits", "scores", "greedy answers", "copies"] as const;
+export const MODEL_FIGURES = ["logits", "scores", "greedy answers", "copies"] as const;
 
 /** A comparison. */
 export interface ModelFigure {

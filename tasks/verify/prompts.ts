@@ -27,7 +27,7 @@ const RENDERS = "renders.jsonl";
 const KEPT = 20;
 
 /** What is compared: the rendered parts in both modes, and the answer choices. */
-const PROMPT_OUTPUTS = ["plain", "truncated", "choices"] as const;
+export const PROMPT_OUTPUTS = ["plain", "truncated", "choices"] as const;
 
 /** What is compared. */
 export type PromptOutput = typeof PROMPT_OUTPUTS[number];

@@ -45,7 +45,7 @@ const GRADIENT_FLOOR = 1e-4;
 const ROUNDING = 2 ** -23;
 
 /** What is compared, in the order of the table. */
-const STEP_FIGURES = [
+export const STEP_FIGURES = [
   "MLM loss",
   "RTD loss",
   "CLM loss",
