@@ -6,9 +6,11 @@
 
 export * from "./text/batches.ts";
 export * from "./checkpoints/save.ts";
+export { openTensors, type Tensors, writeTensors } from "./checkpoints/tensors.ts";
 export * from "./checkpoints/convert.ts";
 export * from "./text/corpus.ts";
 export * from "./evaluate.ts";
+export { type EvaluationTask, type TaskRequest } from "./evaluate/tasks.ts";
 export * from "./evaluate/report.ts";
 export * from "./prompts/windows.ts";
 export * from "./prompts/examples.ts";
@@ -46,6 +48,12 @@ export * from "./prompts/t0.ts";
 export * from "./prompts/template.ts";
 export * from "./prompts/templates.ts";
 export * from "./evaluate/rank.ts";
+export {
+  planRanking,
+  type RankBatch,
+  type RankLimits,
+  type RankRequest,
+} from "./evaluate/rank_batches.ts";
 export * from "./reports/training.ts";
 export * from "./evaluate/results.ts";
 export {
@@ -75,6 +83,7 @@ export { permute } from "../ops/graph/random.ts";
 export * from "./verify/step_folder.ts";
 export * from "./evaluate/plots.ts";
 export * from "./tokenizer/tokenizer.ts";
+export { loadTokenizer } from "./tokenizer/load.ts";
 export { metroText } from "./tokenizer/metro_text.ts";
 export {
   type Piece,

@@ -54,7 +54,7 @@ import {
   readConfig,
   type Resume,
 } from "./checkpoints/run_folder.ts";
-import { loadTokenizer } from "./tokenizer/tokenizer.ts";
+import { loadTokenizer } from "./tokenizer/load.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
 import { trainLoop } from "./train/loop.ts";

@@ -339,7 +339,9 @@ async function benchRanking(
 async function benchRendering(patience: Patience): Promise<DataResult | Skipped> {
   const what = "rendering", { dirname } = import.meta;
   if (!dirname) return { what, why: "the sample tasks are not on this machine" };
-  const [rows, templates] = ["tasks", "templates"].map((name) => join(dirname, "..", "data", name));
+  const [rows, templates] = ["tasks", "templates"].map((name) =>
+    join(dirname, "..", "..", "data", name)
+  );
   try {
     return await timeRendering(rows, templates, patience);
   } catch (error) {

@@ -15,7 +15,8 @@ import {
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, Random, StateMemory } from "../../ops/mod.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
-import { Ranker, type RankRequest } from "../evaluate/rank.ts";
+import { Ranker } from "../evaluate/rank.ts";
+import { type RankRequest } from "../evaluate/rank_batches.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../tokenizer/train_bpe.ts";
 import { pairFlops } from "../train/flops.ts";

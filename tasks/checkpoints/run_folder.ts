@@ -11,7 +11,8 @@ import { foreignNames, type ModelConfig, type Part, transpose } from "../../mode
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
-import { checkpointFile, openCheckpoint, saveCheckpoint, writeTensors } from "./save.ts";
+import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
+import { writeTensors } from "./tensors.ts";
 import { writeFile } from "../files/write.ts";
 import { readJson } from "../files/json.ts";
 import { exists } from "../files/write.ts";

@@ -90,6 +90,7 @@ export interface Comparison {
  *
  * @example
  * ```ts
+ * import { compareRuns } from "./compare.ts";
  * import { type TemplateResult } from "./results.ts";
  * import assert from "node:assert/strict";
  *
@@ -331,7 +332,7 @@ function quantile(sorted: Float64Array, share: number): number {
  *
  * @example
  * ```ts
-
+ * import { comparisonLines } from "./compare.ts";
  * import assert from "node:assert/strict";
  *
  * const differences = [{ value: 0.021, low: -0.004, high: 0.046 }];

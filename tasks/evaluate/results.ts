@@ -70,7 +70,7 @@ export interface TemplateResult {
  *
  * @example
  * ```ts
-
+ * import { finished, readResults, TemplateResult, writeResult } from "./results.ts";
  * import { mkdtemp, rm } from "node:fs/promises";
  * import { tmpdir } from "node:os";
  * import assert from "node:assert/strict";
@@ -140,7 +140,7 @@ export async function finished(
  *
  * @example
  * ```ts
-
+ * import { readResults } from "./results.ts";
  * import assert from "node:assert/strict";
  *
  * await assert.rejects(readResults("no-such-folder"), /no-such-folder: no such folder/);

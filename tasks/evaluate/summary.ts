@@ -103,6 +103,7 @@ const CSV_FIELDS = [
  *
  * @example
  * ```ts
+ * import { mean, summarize } from "./summary.ts";
  * import { type TemplateResult } from "./results.ts";
  * import assert from "node:assert/strict";
  *
@@ -245,6 +246,7 @@ function notesOfColumn(column: string, results: readonly TemplateResult[]): stri
  *
  * @example
  * ```ts
+ * import { summarize, summaryCsv } from "./summary.ts";
  * import { type TemplateResult } from "./results.ts";
  * import assert from "node:assert/strict";
  *
@@ -267,6 +269,7 @@ export function summaryCsv({ columns, average }: Summary): string {
  *
  * @example
  * ```ts
+ * import { summarize, summaryLines } from "./summary.ts";
  * import { type TemplateResult } from "./results.ts";
  * import assert from "node:assert/strict";
  *
@@ -331,7 +334,7 @@ export function remarks({ average, notes }: Summary): string[] {
  *
  * @example
  * ```ts
-
+ * import { percent } from "./summary.ts";
  * import assert from "node:assert/strict";
  *
  * assert.equal(percent(0.698), "69.80");

@@ -39,7 +39,7 @@ import {
 import { UserError } from "../../ops/graph/errors.ts";
 import { readJson } from "../files/json.ts";
 import { exists } from "../files/write.ts";
-import { openTensors, type Tensors } from "../checkpoints/save.ts";
+import { openTensors, type Tensors } from "../checkpoints/tensors.ts";
 import { defaults, describe, type Options, validate, type Values } from "../command/options.ts";
 import type { AdamWConfig } from "../train/programs.ts";
 

@@ -24,7 +24,7 @@ import {
   transpose,
 } from "../../../models/mod.ts";
 import { evaluate, grad, key, Random, type Tensor } from "../../../ops/mod.ts";
-import { writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 
 /** What to write. */
 export interface OracleSpec {
