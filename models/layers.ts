@@ -38,7 +38,7 @@ export interface LayerContext {
 }
 
 /** The uses of dropout in one layer, as offsets of its streams. */
-export const DROPOUT_USES = {
+const DROPOUT_USES = {
   attentionWeights: 0,
   attentionOutput: 1,
   crossWeights: 2,

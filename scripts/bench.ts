@@ -11,7 +11,7 @@ import { main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
 import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { findCards } from "../tasks/devices/placement.ts";
-import { openAlone, prepareAdapters } from "../tasks/devices/prepare.ts";
+import { openAlone, prepareAdapters } from "../tasks/devices/open.ts";
 import { resolvePretrain } from "../tasks/config/pretrain.ts";
 
 const PAGE = {

@@ -52,7 +52,7 @@ await main(async () => {
   const { adapter, threads, timeout, retries, requeue, ...given } = others;
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
-  const job = {
+  const settings = {
     run,
     model,
     modelOptions: { relativeMaxDistance },
@@ -62,7 +62,7 @@ await main(async () => {
     sample: { data: join(data, "tasks"), templates: join(data, "templates") },
     workers,
   };
-  const finished = await finetuneOnDevices(job, {
+  const finished = await finetuneOnDevices(settings, {
     ...{ devices: parseDevices(devices), adapter, threads, timeout, retries, interrupted },
     output: process.stderr,
   });

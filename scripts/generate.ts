@@ -18,7 +18,7 @@ import { finetunedRun, loadModel } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
-import { openAlone } from "../tasks/devices/prepare.ts";
+import { openAlone } from "../tasks/devices/open.ts";
 
 const DEFAULTS = GENERATE_DEFAULTS;
 

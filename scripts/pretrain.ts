@@ -51,7 +51,7 @@ await main(async () => {
   const name = `${given.preset ?? "tiny"}-${given.objective ?? "metro"}`;
   const folder = run ?? await unnamedRun(name, goesOn);
   const interrupted = interruption("saving a checkpoint");
-  const job = {
+  const settings = {
     run: folder,
     resume: goesOn,
     given,
@@ -59,7 +59,7 @@ await main(async () => {
     packed,
     workers,
   };
-  await pretrainOnDevices(job, {
+  await pretrainOnDevices(settings, {
     ...{ devices: parseDevices(devices), adapter, threads, timeout, retries, interrupted },
     output: process.stderr,
   });

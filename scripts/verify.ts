@@ -9,7 +9,7 @@ import { help } from "../tasks/command/help.ts";
 import { nearest } from "../tasks/command/nearest.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
-import { openAlone } from "../tasks/devices/prepare.ts";
+import { openAlone } from "../tasks/devices/open.ts";
 import { openTemplates } from "../tasks/prompts/templates.ts";
 import { readStepFolder, type StepFolder } from "../tasks/verify/step_folder.ts";
 import { modelFailures, modelReportLines, verifyModel } from "../tasks/verify/model.ts";

@@ -9,22 +9,20 @@
  * @module
  */
 
-import process from "node:process";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
-import { type Device, openDevice } from "../ops/mod.ts";
-import { writeFile } from "./files/write.ts";
-import { COUNTS, type ExampleWindow, WindowAhead, WindowMaker } from "./prompts/windows.ts";
-import { DROPS } from "./prompts/examples.ts";
+import type { Device } from "../ops/mod.ts";
+import { badLines, describeMixture, mixtureLines, mixtureRecord } from "./prompts/mixture_table.ts";
+import { type ExampleWindow, WindowAhead, WindowMaker, windowSource } from "./prompts/windows.ts";
 import {
   FINETUNE_CONFIG,
   type FinetuneConfig,
   type FinetuneSettings,
   resolveFinetune,
 } from "./config/finetune.ts";
-import { readJson } from "./files/json.ts";
+import { readJson, writeJson } from "./files/json.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./prompts/mixture.ts";
 import {
@@ -35,12 +33,16 @@ import {
   type RunModel,
   shortName,
 } from "./checkpoints/model.ts";
-import { NO_NUMBER, percentText } from "./command/number_text.ts";
+import { percentText } from "./command/number_text.ts";
 import { seq2seqObjective } from "./train/objective.ts";
 import { validate } from "./command/options.ts";
-import { alone, type Communicator, firstThenAll } from "./parallel/communicator.ts";
-import { type CpuRoom, expectRoom } from "./plan/room.ts";
-import { choosePairShapes, layOutWindow, PairBatcher } from "./train/pair_batches.ts";
+import { type Communicator, firstThenAll } from "./parallel/communicator.ts";
+import {
+  choosePairShapes,
+  layOutWindow,
+  PairBatcher,
+  type PairShapes,
+} from "./train/pair_batches.ts";
 import {
   expectNoRun,
   expectSame,
@@ -49,9 +51,12 @@ import {
   millions,
   readConfig,
 } from "./checkpoints/run_folder.ts";
-import { exists } from "./files/write.ts";
+import { exists, writeFile } from "./files/write.ts";
 import { trainLoop } from "./train/loop.ts";
+import { type CpuRoom, expectRoom } from "./train/room.ts";
+import { Opened, rankOf } from "./train/setting.ts";
 import { Trainer } from "./train/trainer.ts";
+import type { TokenizerJson } from "./tokenizer/tokenizer.ts";
 
 /** What {@link finetune} needs besides the config. */
 export interface FinetuneJob {
@@ -91,9 +96,6 @@ export interface FinetuneJob {
   output?: { isTTY?: boolean; write(text: string): unknown };
 }
 
-/** Examples per (dataset, template) that are looked at for the mixture's table, if there are more. */
-const LOOKED_AT = 100;
-
 /**
  * Finetunes a pretrained model on a mixture of prompted tasks.
  *
@@ -127,102 +129,61 @@ const LOOKED_AT = 100;
 export async function finetune(
   job: FinetuneJob,
 ): Promise<{ run: string; metrics: MetricRecord[] }> {
-  const output = job.output ?? process.stderr;
-  const { group = alone() } = job;
-  const leads = group.rank === 0;
-  const say = (text: string) => leads && output.write(text + "\n");
+  const { group, output, interrupted, leads, say, openDevice } = rankOf(job);
+
+  // Settings: those of the checkpoint, or the preset's with the user's.
   const open = () => job.resume === true ? savedRun(job) : newRun(job);
   const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
   if (job.cpu) expectFit(config, group.size, job.cpu);
-  const undo = resume || !leads ? undefined : await remover(run);
-  let windows: WindowAhead | undefined, trainer: Trainer | undefined, device: Device | undefined;
-  let training = false;
-  try {
-    const bad: string[] = [];
-    const resolve = () =>
-      resolveMixture({
-        ...requestOf(config, run),
-        onBad: config.skipBad ? (error) => bad.push(error.message) : undefined,
-      });
-    const mixture = await firstThenAll(group, "reading the rows", resolve);
-    config.datasets = [
-      ...new Set(mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset])),
-    ];
-    const record = join(run, "mixture.json");
-    const table = resume || !leads
-      ? []
-      : await group.patiently("looking at the mixture", () =>
-        Promise.resolve(describeMixture(config, mixture, model)));
-    if (!resume) say(mixtureLines(mixture, table).join("\n"));
+  const tokenizer = model.tokenizer.json;
+  await using opened = new Opened(resume || !leads ? undefined : await remover(run));
 
-    const source = windowSource(config, mixture, model, config.window);
-    windows = new WindowAhead(source, job.workers ?? 1);
-    const ahead = windows;
-    const begun = await group.patiently("rendering prompts", () => ahead.get(0, 0));
-    if (begun.sourceLengths.length === 0) {
-      throw new UserError("no row of the mixture gives an example; see the table for the reasons");
-    }
-    const shapes = choosePairShapes(begun, config);
-    const heldout = await firstThenAll(
-      group,
-      "reading the held-out rows",
-      () => heldoutWindow(config, mixture, run, model),
-    );
-
-    device = await (job.openDevice ?? openDevice)();
-    const objective = seq2seqObjective(config.model, config.labelSmoothing);
-    trainer = new Trainer(device, config.model, objective, config, config.seed, group);
-    say(
-      `${config.from}: ${millions(parameterCount(config.model, objective.parts))} parameters on ` +
-        `${device.adapterName}; prompts padded to ${
-          shapes.sources.join(", ")
-        } tokens, targets to ` +
-        `${shapes.targets.join(", ")}`,
-    );
-    if (!resume) {
-      const { parts, parameters } = trainer, opened = device;
-      const read = () => readModelWeights(opened, model, parts, parameters);
-      await group.patiently("reading the model's weights", read);
-      if (leads) await beginRun(run, config, model, { ...mixtureRecord(mixture), table });
-    }
-    training = true;
-    const special = specialIds(config.model);
-    const batcher = new PairBatcher(windows, shapes, {
-      batchSize: config.batchSize,
-      seed: config.seed,
-      datasets: mixture.datasets.length,
-      special,
-      place: group,
-    });
-    const evaluation = heldout && layOutWindow(heldout, shapes, special, group);
-    await trainLoop({
-      run,
-      resume,
-      config,
-      trainer,
-      objective,
-      device,
-      source: batcher,
-      heldout: evaluation ? () => evaluation : undefined,
-      group,
-      interrupted: job.interrupted,
-      output,
-    });
-    const used = usedTable(mixture, batcher);
-    if (leads) await writeJson(record, { ...await readJson(record) as object, used });
-    say(
-      `${trainer.programCount} programs; padding ` +
-        `${percentText(batcher.paddingOverhead - 1, 1, " %")} over the real tokens`,
-    );
-    for (const line of badLines(mixture, batcher, [...bad, ...batcher.bad])) say(line);
-  } catch (error) {
-    if (!training) await undo?.().catch(() => {}); // the first error matters
-    throw error;
-  } finally {
-    windows?.close();
-    trainer?.destroy();
-    device?.destroy();
+  // Data: rows through templates, made into ids ahead of the device.
+  const { mixture, bad } = await openMixture(config, run, group);
+  const look = () => Promise.resolve(describeMixture(config, mixture, tokenizer));
+  const table = resume || !leads ? [] : await group.patiently("looking at the mixture", look);
+  if (!resume) say(mixtureLines(mixture, table).join("\n"));
+  const source = windowSource(config, mixture, tokenizer, config.window);
+  const windows = opened.add(new WindowAhead(source, job.workers ?? 1));
+  const begun = await group.patiently("rendering prompts", () => windows.get(0, 0));
+  if (begun.sourceLengths.length === 0) {
+    throw new UserError("no row of the mixture gives an example; see the table for the reasons");
   }
+  const shapes = choosePairShapes(begun, config);
+  const read = () => readHeldout(config, mixture, run, tokenizer);
+  const heldoutWindow = await firstThenAll(group, "reading the held-out rows", read);
+
+  // Model: the pretrained one without its auxiliary model and RTD head.
+  const device = opened.add(await openDevice());
+  const objective = seq2seqObjective(config.model, config.labelSmoothing);
+  const trainer = opened.add(
+    new Trainer(device, config.model, objective, config, config.seed, group),
+  );
+  say(
+    `${config.from}: ${millions(parameterCount(config.model, objective.parts))} parameters on ` +
+      `${device.adapterName}; prompts padded to ${shapes.sources.join(", ")} tokens, targets to ` +
+      `${shapes.targets.join(", ")}`,
+  );
+  if (!resume) {
+    const { parts, parameters } = trainer;
+    const read = () => readModelWeights(device, model, parts, parameters);
+    await group.patiently("reading the model's weights", read);
+    if (leads) await beginRun(run, config, model, { ...mixtureRecord(mixture), table });
+  }
+
+  // Updates, with evaluations and checkpoints between them.
+  opened.keep();
+  const batches = pairBatches(windows, shapes, config, mixture, group);
+  const heldout = heldoutWindow &&
+    layOutWindow(heldoutWindow, shapes, specialIds(config.model), group);
+  const data = { batches, heldout: heldout && (() => heldout) };
+  await trainLoop(trainer, config, data, { run, resume, interrupted, output });
+
+  const met = mixture.datasets.map(({ dataset }, i) => ({ dataset, ...batches.countsOf(i) }));
+  if (leads) await recordMet(run, met);
+  const padding = percentText(batches.paddingOverhead - 1, 1, " %");
+  say(`${trainer.programCount} programs; padding ${padding} over the real tokens`);
+  for (const line of badLines(mixture, met, [...bad, ...batches.bad])) say(line);
   return { run, metrics: leads ? await readMetrics(join(run, "metrics.jsonl")) : [] };
 }
 
@@ -241,7 +202,8 @@ function expectFit(config: FinetuneConfig, devices: number, cpu: CpuRoom): void 
 
 // ---- Config and folder ----
 
-interface Prepared {
+/** A run as it begins or goes on. */
+interface Begun {
   /** Whether the run goes on. */
   resume: boolean;
   run: string;
@@ -249,7 +211,7 @@ interface Prepared {
   model: RunModel;
 }
 
-async function newRun(job: FinetuneJob): Promise<Prepared> {
+async function newRun(job: FinetuneJob): Promise<Begun> {
   const { given, sample = { data: "", templates: "" } } = job;
   const from = fromOf(job);
   if (!job.sample && given.data === undefined && given.templates === undefined) {
@@ -298,7 +260,7 @@ function nameOf({ mixture }: FinetuneConfig): string {
 }
 
 /** The config of the run folder, which flags may repeat but not change. */
-async function savedRun(job: FinetuneJob): Promise<Prepared> {
+async function savedRun(job: FinetuneJob): Promise<Begun> {
   if (job.model !== undefined) {
     throw new UserError(
       "--resume: goes on with a finetuning run: give it as --run, without --model",
@@ -337,8 +299,10 @@ async function beginRun(
   await writeJson(join(run, "config.json"), config);
 }
 
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeFile(path, JSON.stringify(value, null, 2) + "\n");
+/** Adds to `mixture.json` what training met of each dataset. */
+async function recordMet(run: string, used: readonly object[]): Promise<void> {
+  const path = join(run, "mixture.json");
+  await writeJson(path, { ...await readJson(path) as object, used });
 }
 
 // ---- Data ----
@@ -355,21 +319,46 @@ function requestOf(config: FinetuneConfig, run: string) {
   };
 }
 
-function windowSource(config: FinetuneConfig, mixture: Mixture, model: RunModel, size: number) {
-  const { seed, sourceLength, targetLength, skipBad } = config;
-  const tokenizer = model.tokenizer.json;
-  return { mixture, seed, size, tokenizer, sourceLength, targetLength, skipBad };
+function onBad({ skipBad }: FinetuneConfig, listed: string[]) {
+  return skipBad ? (error: Error) => void listed.push(error.message) : undefined;
+}
+
+/** Finds the mixture's rows and templates; the config takes down its datasets, and what they are made of. */
+async function openMixture(
+  config: FinetuneConfig,
+  run: string,
+  group: Communicator,
+): Promise<{ mixture: Mixture; bad: readonly string[] }> {
+  const bad: string[] = [];
+  const request = { ...requestOf(config, run), onBad: onBad(config, bad) };
+  const mixture = await firstThenAll(group, "reading the rows", () => resolveMixture(request));
+  const names = mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset]);
+  config.datasets = [...new Set(names)];
+  return { mixture, bad };
+}
+
+function pairBatches(
+  windows: WindowAhead,
+  shapes: PairShapes,
+  { batchSize, seed, model }: FinetuneConfig,
+  { datasets }: Mixture,
+  place: Communicator,
+): PairBatcher {
+  const special = specialIds(model);
+  return new PairBatcher(windows, shapes, {
+    ...{ batchSize, seed, datasets: datasets.length, special, place },
+  });
 }
 
 /**
  * Examples for the curve of the held-out loss: other splits than the training ones, templates of the
  * original tasks; undefined where there are none.
  */
-async function heldoutWindow(
+async function readHeldout(
   config: FinetuneConfig,
   training: Mixture,
   run: string,
-  model: RunModel,
+  tokenizer: TokenizerJson,
 ): Promise<ExampleWindow | undefined> {
   if (config.evaluateExamples === 0) return undefined;
   const request = {
@@ -378,7 +367,7 @@ async function heldoutWindow(
     allowMissing: true,
     part: "heldout",
     originalOnly: true,
-    onBad: config.skipBad ? () => {} : undefined,
+    onBad: onBad(config, []),
   } as const;
   let mixture: Mixture;
   try {
@@ -388,115 +377,8 @@ async function heldoutWindow(
     throw error;
   }
   const size = Math.min(config.evaluateExamples, new MixtureOrder(mixture, config.seed).size);
-  const maker = new WindowMaker(windowSource(config, mixture, model, size));
+  const maker = new WindowMaker(windowSource(config, mixture, tokenizer, size));
   const window = maker.make(0, 0);
   maker.close();
   return window.sourceLengths.length > 0 ? window : undefined;
-}
-
-// ---- The mixture's table ----
-
-/** A line of the mixture's table. */
-interface MixtureRow {
-  dataset: string;
-  templates: number;
-  rows: number;
-  cap: number;
-  /** Share of an epoch, before drops. */
-  share: number;
-  /** Examples that were looked at, and what became of them, by {@link COUNTS}. */
-  counts: Record<typeof COUNTS[number], number>;
-}
-
-/** Looks at some examples of every template: what is dropped, what is cut. */
-function describeMixture(config: FinetuneConfig, mixture: Mixture, model: RunModel): MixtureRow[] {
-  const epoch = new MixtureOrder(mixture, config.seed).size;
-  return mixture.datasets.map((dataset) => {
-    const { rows, templates, cap } = dataset;
-    const capped = { ...dataset, cap: Math.min(LOOKED_AT, rows) };
-    const size = templates.length * capped.cap;
-    const source = windowSource(config, { ...mixture, datasets: [capped] }, model, size);
-    // What is skipped is listed when training meets it; here it is only counted.
-    const maker = new WindowMaker(source);
-    const { counts } = maker.make(0, 0);
-    maker.close();
-    return {
-      dataset: dataset.dataset,
-      templates: templates.length,
-      rows,
-      cap,
-      share: templates.length * Math.min(rows, cap) / epoch,
-      counts: Object.fromEntries(
-        COUNTS.map((name, i) => [name, counts[i]]),
-      ) as MixtureRow["counts"],
-    };
-  });
-}
-
-/** What training met, per dataset. */
-function usedTable(mixture: Mixture, batcher: PairBatcher) {
-  return mixture.datasets.map(({ dataset }, i) => ({ dataset, ...batcher.countsOf(i) }));
-}
-
-function mixtureRecord({ name, rule, templates, missing, datasets }: Mixture) {
-  const splits = datasets.map(({ dataset, splits, rows, templates, cap }) => ({
-    dataset,
-    splits: splits.map(({ split }) => split),
-    rows,
-    skipped: splits.reduce((sum, { skipped }) => sum + skipped, 0),
-    templates,
-    cap,
-  }));
-  return { name, rule, templates, missing, datasets: splits };
-}
-
-function mixtureLines(mixture: Mixture, table: readonly MixtureRow[]): string[] {
-  const drops = Object.keys(DROPS) as (keyof typeof DROPS)[];
-  const percent = (n: number, of: number) => percentText(n / of, 1, " %");
-  const cells = table.map(({ dataset, templates, rows, cap, share, counts }) => {
-    const dropped = drops.reduce((sum, d) => sum + counts[d], 0);
-    return [
-      dataset,
-      String(templates),
-      String(rows),
-      cap >= rows ? NO_NUMBER : String(cap),
-      percent(share, 1),
-      percent(dropped, counts.seen),
-      percent(counts.sourceCut, counts.seen),
-      percent(counts.targetCut, counts.seen),
-    ];
-  });
-  const total = table.reduce((sum, t) => sum + t.templates * Math.min(t.rows, t.cap), 0);
-  const header = ["dataset", "templates", "rows", "cap", "share", "dropped", "cut", "target cut"];
-  const widths = header.map((h, i) => Math.max(h.length, ...cells.map((c) => c[i].length)));
-  const line = (row: readonly string[]) =>
-    row.map((c, i) => i === 0 ? c.padEnd(widths[i]) : c.padStart(widths[i])).join("  ").trimEnd();
-  const met = drops.filter((d) => table.some(({ counts }) => counts[d] > 0));
-  return [
-    `mixture ${mixture.name} (${mixture.rule} rule): ${table.length} datasets, ` +
-    `${table.reduce((sum, t) => sum + t.templates, 0)} templates, ${total} examples per epoch`,
-    line(header),
-    ...cells.map(line),
-    ...met.map((d) =>
-      `dropped for ${DROPS[d]}: ` +
-      table.filter(({ counts }) => counts[d] > 0)
-        .map(({ dataset, counts }) => `${dataset} ${counts[d]} of ${counts.seen}`).join(", ")
-    ),
-    ...(mixture.missing.length > 0 ? [`left out, not there: ${mixture.missing.join(", ")}`] : []),
-    `dropped and cut: shares among the first ${LOOKED_AT} rows of each template at most`,
-  ];
-}
-
-function badLines(
-  mixture: Mixture,
-  batcher: PairBatcher,
-  messages: readonly string[],
-): string[] {
-  if (messages.length === 0) return [];
-  const rows = mixtureRecord(mixture).datasets.reduce((sum, { skipped }) => sum + skipped, 0);
-  const examples = mixture.datasets.reduce((sum, _, i) => sum + batcher.countsOf(i).bad, 0);
-  return [
-    `skipped: rows that cannot be read: ${rows}, unusable examples: ${examples}; the first of them:`,
-    ...messages.slice(0, 10),
-  ];
 }

@@ -37,11 +37,13 @@ export { pretrainOnDevices } from "./launch/pretrain.ts";
 export { finetuneOnDevices } from "./launch/finetune.ts";
 export { evaluateOnDevices } from "./launch/evaluate.ts";
 export { type LoadedModel, loadModel, type ModelOptions } from "./checkpoints/model.ts";
-export { openTensors, type Tensors, writeTensors } from "./checkpoints/save.ts";
+export { openTensors, type Tensors, writeTensors } from "./checkpoints/tensors.ts";
 export { convertModel, convertTokenizer } from "./checkpoints/convert.ts";
 export { generate, type Generated, type GenerateOptions, Generator } from "./generate/generate.ts";
-export { rank, Ranker, type RankerOptions, type RankRequest } from "./evaluate/rank.ts";
-export { loadTokenizer, Tokenizer, type TokenizerJson } from "./tokenizer/tokenizer.ts";
+export { rank, Ranker, type RankerOptions } from "./evaluate/rank.ts";
+export { type RankRequest } from "./evaluate/rank_batches.ts";
+export { loadTokenizer } from "./tokenizer/load.ts";
+export { Tokenizer, type TokenizerJson } from "./tokenizer/tokenizer.ts";
 export { type TokenizerOptions, trainTokenizer } from "./tokenizer/train_bpe.ts";
 export { trainUnigram } from "./tokenizer/train_unigram.ts";
 export { mixtureDatasets, T0_EVAL, type TrainDataset } from "./prompts/t0.ts";
@@ -49,14 +51,8 @@ export { Template, type TemplateSource } from "./prompts/template.ts";
 export { openTemplates, type Templates } from "./prompts/templates.ts";
 export { type Row } from "./rows/row.ts";
 export { readRows } from "./rows/stream.ts";
-export {
-  compareRuns,
-  type Comparison,
-  type Evaluation,
-  readResults,
-  summarize,
-  type Summary,
-  type TemplateResult,
-} from "./evaluate/results.ts";
+export { type Evaluation, readResults, type TemplateResult } from "./evaluate/results.ts";
+export { summarize, type Summary } from "./evaluate/summary.ts";
+export { compareRuns, type Comparison } from "./evaluate/compare.ts";
 export { writeEvaluation } from "./evaluate/report.ts";
 export { type MetricRecord, readMetrics } from "./reports/metrics.ts";

@@ -8,12 +8,11 @@
  * @module
  */
 
-import process from "node:process";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
-import { type Device, openDevice } from "../ops/mod.ts";
+import type { Device } from "../ops/mod.ts";
 import {
   Batcher,
   type BatcherState,
@@ -21,23 +20,24 @@ import {
   evaluationShare,
   rowsOf,
 } from "./text/batches.ts";
-import { writeFile } from "./files/write.ts";
+import { writeJson } from "./files/json.ts";
+import { exists, writeFile } from "./files/write.ts";
 import { listCorpus, sampleLines } from "./text/corpus.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import {
+  type BatchSource,
   metroObjective,
   type PreparedBatch,
   type PretrainObjective,
   t5Objective,
 } from "./train/objective.ts";
 import { validate } from "./command/options.ts";
+import { countTokens, mostFrequentShare } from "./text/frequencies.ts";
 import { isFresh, packCorpus } from "./text/pack.ts";
 import { describeMix, mixCorpora, mixedHeldout } from "./text/mix.ts";
 import { type BlockSource, openPacked, type PartName, readManifest } from "./text/packed.ts";
-import { alone, type Communicator, first, fromFirst } from "./parallel/communicator.ts";
+import { type Communicator, first, fromFirst } from "./parallel/communicator.ts";
 import { type Numbered, partsOf, rowsOfSlice } from "./parallel/share.ts";
-import { type CpuRoom, expectRoom } from "./plan/room.ts";
-import { subjectOf, workOf } from "./plan/work.ts";
 import {
   modelConfig,
   objectiveConfig,
@@ -53,20 +53,20 @@ import {
   millions,
   readConfig,
 } from "./checkpoints/run_folder.ts";
-import { exists } from "./files/write.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
+import { loadTokenizer } from "./tokenizer/load.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
-import { type BatchSource, trainLoop } from "./train/loop.ts";
+import { trainLoop } from "./train/loop.ts";
+import { type CpuRoom, expectRoom } from "./train/room.ts";
+import { Opened, rankOf } from "./train/setting.ts";
 import { Trainer } from "./train/trainer.ts";
-import { batchShapes, microBatches } from "./train/update_shapes.ts";
+import { batchShapes, microBatches } from "./train/static_shapes.ts";
+import { subjectOf, workOf } from "./train/work.ts";
 
 /** UTF-16 units of text that a tokenizer is trained on at most. */
 const TOKENIZER_SAMPLE = 1_000_000_000;
 /** What `--tokenizer` can name besides a file. */
 const TRAINERS = new Map([["bpe", trainTokenizer], ["unigram", trainUnigram]]);
-/** Tokens that are counted to know their frequencies. */
-const FREQUENCY_SAMPLE = 1_000_000;
 
 /** What {@link pretrain} needs besides the config. */
 export interface PretrainJob {
@@ -128,77 +128,53 @@ export interface PretrainJob {
  * ```
  */
 export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
-  const output = job.output ?? process.stderr;
-  const { group = alone() } = job;
+  const { run } = job, { group, output, interrupted, leads, say, openDevice } = rankOf(job);
+
+  // Settings: those of the checkpoint, or the preset's with the user's.
   const resume = job.resume === "requeue"
-    ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(job.run))
+    ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(run))
     : job.resume ?? false;
-  const leads = group.rank === 0;
-  const say = (text: string) => void (leads && output.write(text + "\n"));
   const config = resume ? await savedConfig(job) : resolvePretrain(job.given, corpusOf(job));
   const parts = partsPerMicroBatch(config, group.size);
   if (job.cpu) expectFit(config, group.size, job.cpu);
-  const undo = leads && !resume && !await exists(job.run)
-    ? () => rm(job.run, { recursive: true, force: true })
-    : undefined;
-  let trainer: Trainer | undefined, train: BlockSource | undefined;
-  let heldout: BlockSource | undefined;
-  let device: Device | undefined;
-  let training = false;
-  try {
-    const settled = { ...job, config, resume, requeued: job.resume === "requeue", say };
-    await first(group, "preparing the text", () => prepare(settled));
-    const tokenizer = loadTokenizer(tokenizerFile(job));
-    train = openCorpora(job, config, "train");
-    heldout = config.heldOut > 0 ? openCorpora(job, config, "heldout") : undefined;
+  const isNew = leads && !resume && !await exists(run);
+  await using opened = new Opened(
+    isNew ? () => rm(run, { recursive: true, force: true }) : undefined,
+  );
 
-    device = await (job.openDevice ?? openDevice)();
-    const model = modelConfig(config, tokenizer.rows, tokenizer.sentinels);
-    const objective = config.objective === "metro"
-      ? metroObjective(model, objectiveConfig(config), config.seed)
-      : t5Objective(model, config.seed, config.labelSmoothing);
-    trainer = new Trainer(device, model, objective, config, config.seed, group);
-    say(
-      `${config.preset}: ${millions(parameterCount(model, objective.parts))} parameters ` +
-        `(${millions(parameterCount(model, ["main"]))} in the main model) on ${device.adapterName}`,
-    );
-    const shapes = batchShapes(config, train);
-    compilePrograms(trainer, shapes, parts, group);
+  // Data: a tokenizer, and text as blocks of its ids, written once for all ranks.
+  await first(group, "preparing the text", () => writeData(job, config, resume, say));
+  const tokenizer = loadTokenizer(tokenizerFile(job));
+  const train = opened.add(openCorpora(job, config, "train"));
+  const heldout = config.heldOut > 0 ? opened.add(openCorpora(job, config, "heldout")) : undefined;
 
-    if (!resume) {
-      trainer.initialize(initialValues(model, config, train));
-      if (leads) {
-        await writeFile(join(job.run, "config.json"), JSON.stringify(config, null, 2) + "\n");
-      }
-    }
-    training = true;
-    const kept = heldout;
-    await trainLoop({
-      run: job.run,
-      resume,
-      config,
-      trainer,
-      objective,
-      device,
-      source: textSource(train, config, objective, shapes, group),
-      heldout: kept && (() => heldoutBatches(kept, config, objective, shapes, group)),
-      constants: kept && config.objective === "metro"
-        ? { baselineAccuracy: mostFrequentShare(train, kept) }
-        : {},
-      group,
-      interrupted: job.interrupted,
-      output,
-    });
-  } catch (error) {
-    if (!training) await undo?.();
-    throw error;
-  } finally {
-    trainer?.destroy();
-    device?.destroy();
-    train?.close();
-    heldout?.close();
+  // Model: the objective, weights and moments on the device, a program per static length.
+  const device = opened.add(await openDevice());
+  const model = modelConfig(config, tokenizer.rows, tokenizer.sentinels);
+  const isMetro = config.objective === "metro";
+  const objective = isMetro
+    ? metroObjective(model, objectiveConfig(config), config.seed)
+    : t5Objective(model, config.seed, config.labelSmoothing);
+  const trainer = opened.add(new Trainer(device, model, objective, config, config.seed, group));
+  say(
+    `${config.preset}: ${millions(parameterCount(model, objective.parts))} parameters ` +
+      `(${millions(parameterCount(model, ["main"]))} in the main model) on ${device.adapterName}`,
+  );
+  const shapes = batchShapes(config, train);
+  compilePrograms(trainer, shapes, parts);
+  if (!resume) {
+    trainer.initialize(initialValues(model, config, train));
+    if (leads) await writeJson(join(run, "config.json"), config);
   }
-  return leads ? await readMetrics(join(job.run, "metrics.jsonl")) : [];
+
+  // Updates, with evaluations and checkpoints between them.
+  opened.keep();
+  await trainLoop(trainer, config, {
+    batches: textSource(train, config, objective, shapes, group),
+    heldout: heldout && (() => heldoutBatches(heldout, config, objective, shapes, group)),
+    constants: heldout && isMetro ? { baselineAccuracy: mostFrequentShare(train, heldout) } : {},
+  }, { run, resume, interrupted, output });
+  return leads ? await readMetrics(join(run, "metrics.jsonl")) : [];
 }
 
 // ---- Config and folder ----
@@ -252,50 +228,45 @@ function compilePrograms(
   trainer: Trainer,
   shapes: BatchShapes,
   parts: number,
-  group: Communicator,
 ): void {
   for (const length of shapes.lengths) {
-    group.alive("compiling");
+    trainer.group.alive("compiling");
     const rows = rowsOf(shapes, length);
     const { count } = rowsOfSlice(rows, { part: 0, parts });
-    trainer.prepareShape({ rows: count, length }, "train");
+    trainer.compileShape({ rows: count, length }, "train");
     // Held-out batches are not cut.
-    trainer.prepareShape({ rows, length }, "heldout");
+    trainer.compileShape({ rows, length }, "heldout");
   }
 }
 
 // ---- Data ----
 
-/** A job whose settings are known. */
-interface Settled extends Pick<PretrainJob, "run" | "packed" | "workers"> {
-  config: PretrainConfig;
-  /** Whether the run goes on. */
-  resume: boolean;
-  /** Whether the run was to start again, if it does not go on. */
-  requeued: boolean;
-  say(text: string): void;
-}
-
 /** What is done once for all ranks: the tokenizer and the packed corpus, in files. */
-async function prepare(job: Settled): Promise<void> {
-  if (!job.resume) {
-    if (job.requeued) await forgetUnsaved(job.run);
+async function writeData(
+  job: PretrainJob,
+  config: PretrainConfig,
+  resume: boolean,
+  say: (text: string) => void,
+): Promise<void> {
+  if (!resume) {
+    if (job.resume === "requeue") await forgetUnsaved(job.run);
     await expectNoRun(job.run);
     // Looks at the text before anything is made.
-    listCorpus([...job.config.text]);
+    listCorpus([...config.text]);
+    await writeTokenizer(job, config, say);
   }
-  const tokenizer = await prepareTokenizer(job);
-  await prepareCorpora(job, tokenizer);
+  await writeCorpora(job, config, resume, say);
 }
 
 function tokenizerFile({ run }: Pick<PretrainJob, "run">): string {
   return join(run, "tokenizer.json");
 }
 
-async function prepareTokenizer(job: Settled): Promise<Tokenizer> {
-  const path = tokenizerFile(job);
-  if (job.resume) return loadTokenizer(path);
-  const { tokenizer: name, vocabSize, lowercase, sequenceLength: sentinels, text } = job.config;
+async function writeTokenizer(
+  job: PretrainJob,
+  { tokenizer: name, vocabSize, lowercase, sequenceLength: sentinels, text }: PretrainConfig,
+  say: (text: string) => void,
+): Promise<void> {
   const train = TRAINERS.get(name);
   const tokenizer = loadTokenizer(
     train
@@ -308,10 +279,9 @@ async function prepareTokenizer(job: Settled): Promise<Tokenizer> {
         "and reuse its tokenizer.json",
     );
   }
-  job.say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
+  say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
   await mkdir(job.run, { recursive: true });
-  await writeFile(path, JSON.stringify(tokenizer.json) + "\n");
-  return tokenizer;
+  await writeFile(tokenizerFile(job), JSON.stringify(tokenizer.json) + "\n");
 }
 
 /** The corpora of a run: all texts together, or each by itself where they have weights. */
@@ -324,8 +294,13 @@ function corporaOf(
   return config.text.map((text, i) => ({ folder: join(folder, String(i + 1)), text: [text] }));
 }
 
-async function prepareCorpora(job: Settled, tokenizer: Tokenizer): Promise<void> {
-  const { config, say } = job;
+async function writeCorpora(
+  job: PretrainJob,
+  config: PretrainConfig,
+  resume: boolean,
+  say: (text: string) => void,
+): Promise<void> {
+  const tokenizer = loadTokenizer(tokenizerFile(job));
   for (const { folder, text } of corporaOf(job, config)) {
     const request = {
       paths: text,
@@ -338,7 +313,7 @@ async function prepareCorpora(job: Settled, tokenizer: Tokenizer): Promise<void>
       workers: job.workers ?? 1,
     };
     if (isFresh(folder, request)) continue;
-    if (job.resume) {
+    if (resume) {
       throw new UserError(
         `${folder}: the packed corpus is missing or the text has changed since the run began; restore ` +
           "the text, or start another --run",
@@ -430,20 +405,3 @@ function initialValues(
 
 /** What a token that was not seen counts for. */
 const UNSEEN = 0.1;
-
-/** Share of the held-out tokens that are the most frequent token of the training part. */
-function mostFrequentShare(train: BlockSource, heldout: BlockSource): number {
-  const [[best]] = [...countTokens(train)].sort(([, a], [, b]) => b - a);
-  const there = countTokens(heldout);
-  return (there.get(best) ?? 0) / [...there.values()].reduce((sum, n) => sum + n, 0);
-}
-
-/** How often each token occurs, among {@link FREQUENCY_SAMPLE} tokens or a few more. */
-function countTokens(part: BlockSource): Map<number, number> {
-  const counts = new Map<number, number>();
-  for (let i = 0, total = 0; i < part.count && total < FREQUENCY_SAMPLE; i++) {
-    for (const token of part.read(i, 0)) counts.set(token, (counts.get(token) ?? 0) + 1);
-    total += part.length(i, 0);
-  }
-  return counts;
-}

@@ -195,7 +195,7 @@ export function packColumns(module: Module): Func {
  * next, address of the result, bytes from one row of the result to the next, steps of k, columns. Reads up to
  * 3 numbers behind a row's end; up to 3 numbers behind each row of the result, and 3 rows, hold anything.
  */
-export function transposeRows(module: Module): Func {
+function transposeRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
   const [a, stride, to, strideTo, steps, columns] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));
@@ -239,7 +239,7 @@ export function transposeRows(module: Module): Func {
  * copy, bytes from one of its rows to the next, numbers of a row, rows. Up to 3 numbers behind each row of
  * the copy hold anything.
  */
-export function copyRows(module: Module): Func {
+function copyRows(module: Module): Func {
   const pointer = module.kind.wide ? "i64" : "i32";
   const f = module.func([pointer, "i32", pointer, "i32", "i32", "i32"]);
   const [a, stride, to, strideTo, numbers, rows] = [0, 1, 2, 3, 4, 5].map((i) => f.param(i));

@@ -362,7 +362,7 @@ export class Group {
 }
 
 /** Stores values into a row: what most groups do with theirs. */
-export function storeInto(k: Kernel, pointer: Local) {
+function storeInto(k: Kernel, pointer: Local) {
   return (value: Code, bytes: Local, lanes: Lanes): void => {
     const at = k.f.plus(pointer, bytes);
     if (lanes === 4) k.f.store(at, value);

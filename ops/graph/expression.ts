@@ -126,11 +126,6 @@ export function partsOf(e: Expression, seen: Set<Expression> = new Set()): Set<E
   return seen.add(e);
 }
 
-/** True if the expression, or a part of it, satisfies a test. */
-export function someOf(e: Expression, test: (part: Expression) => boolean): boolean {
-  return [...partsOf(e)].some(test);
-}
-
 /** Sizes of the output of a pointwise operation, for the few that number its elements. */
 export interface PointwiseSite {
   /** Elements. */

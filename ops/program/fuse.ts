@@ -36,7 +36,7 @@ export function isInline(node: Node): boolean {
 }
 
 /** True for nodes that a kernel can compute element by element. */
-export function isPointwise(node: Node): boolean {
+function isPointwise(node: Node): boolean {
   return node.primitive.pointwise !== undefined || node.primitive === GATHER;
 }
 
@@ -60,17 +60,7 @@ export function fuse(outputs: readonly Tensor[]): Step[] {
   for (const node of order) {
     const { primitive, outputs: [out] } = node;
     if (isSource(node) || primitive === RESHAPE || isInline(node)) continue;
-    /** The step that makes `t` for this node alone, if it may be merged into a kernel of `shape`. */
-    const mergeable = (t: Tensor, shape: readonly number[]): Step | undefined => {
-      const step = maker.get(t);
-      if (!step || step.result !== t || uses.get(t) !== 1) return undefined;
-      if (step.anchor) {
-        return step.anchor.primitive.hasEpilogue && sameShape(t.shape, shape) ? step : undefined;
-      }
-      return sameShape(t.shape, shape) || (sizeOf(t.shape) === 1 && !usesGather(step))
-        ? step
-        : undefined;
-    };
+    const mergeable = (t: Tensor, shape: readonly number[]) => ownStep(t, shape, maker, uses);
 
     if (isPointwise(node)) {
       const parts = primitive === GATHER
@@ -107,6 +97,23 @@ export function fuse(outputs: readonly Tensor[]): Step[] {
     for (const other of node.outputs.slice(1)) maker.set(other, step);
   }
   return [...steps].sort((a, b) => a.result.node.id - b.result.node.id);
+}
+
+/** The step that makes `t` for one node alone, if it may be merged into a kernel of `shape`. */
+function ownStep(
+  t: Tensor,
+  shape: readonly number[],
+  maker: ReadonlyMap<Tensor, Step>,
+  uses: ReadonlyMap<Tensor, number>,
+): Step | undefined {
+  const step = maker.get(t);
+  if (!step || step.result !== t || uses.get(t) !== 1) return undefined;
+  if (step.anchor) {
+    return step.anchor.primitive.hasEpilogue && sameShape(t.shape, shape) ? step : undefined;
+  }
+  return sameShape(t.shape, shape) || (sizeOf(t.shape) === 1 && !usesGather(step))
+    ? step
+    : undefined;
 }
 
 function usesGather(step: Step): boolean {

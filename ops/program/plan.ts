@@ -43,12 +43,7 @@ export function planStorage(
   outputs: readonly Tensor[],
   updates: readonly (readonly [Tensor, Tensor])[],
 ): StoragePlan {
-  const lastUse = new Map<Tensor, number>();
-  for (const [k, step] of steps.entries()) {
-    for (const t of readsOf(step)) lastUse.set(t, k);
-  }
-  for (const t of outputs) lastUse.set(storageOf(t), Infinity);
-  for (const [, value] of updates) lastUse.set(storageOf(value), Infinity);
+  const lastUse = lastUses(steps, outputs, updates);
   const updated = new Set(updates.map(([s]) => s));
   // State that is not updated, inputs and constants must keep their contents.
   const endOf = (t: Tensor) =>
@@ -101,6 +96,21 @@ export function planStorage(
       return [from, s];
     });
   return { storage, copies: inOrder(copies, storage) };
+}
+
+/** The number of the last step that reads a tensor; infinity if it must survive the run. */
+function lastUses(
+  steps: readonly Step[],
+  outputs: readonly Tensor[],
+  updates: readonly (readonly [Tensor, Tensor])[],
+): Map<Tensor, number> {
+  const lastUse = new Map<Tensor, number>();
+  for (const [k, step] of steps.entries()) {
+    for (const t of readsOf(step)) lastUse.set(t, k);
+  }
+  for (const t of outputs) lastUse.set(storageOf(t), Infinity);
+  for (const [, value] of updates) lastUse.set(storageOf(value), Infinity);
+  return lastUse;
 }
 
 /** Copies ordered so that each reads its source before another one overwrites it. */

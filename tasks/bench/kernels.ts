@@ -18,7 +18,8 @@ import type { DeviceBuffer } from "../../ops/program/device.ts";
 import { Random } from "../../ops/graph/random.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
 import { type Graph, type KernelCase, matmulCase, type Sources } from "./kernel_cases.ts";
-import { type KernelResult, mib, type Skipped } from "./report.ts";
+import { mib } from "../command/number_text.ts";
+import type { KernelResult, Skipped } from "./report.ts";
 import { median, type Patience, repeatedly, summary, timeOnce, warmUp } from "./timing.ts";
 
 /** A case on a device, compiled and filled with random numbers. */

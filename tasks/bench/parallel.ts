@@ -12,7 +12,7 @@ import { trafficOf } from "../parallel/communicator.ts";
 import type { WorkerPlacement } from "../devices/open.ts";
 import { runWorkers } from "../parallel/workers.ts";
 import type { ParallelArgs, ParallelTimes } from "./parallel_rank.ts";
-import { align } from "./report.ts";
+import { align } from "../command/table.ts";
 import { median } from "./timing.ts";
 
 /** What {@link benchParallel} measures. */

@@ -52,7 +52,7 @@ serveRank<ParallelArgs>(async ({ preset, tokens, repeat, bytes, placement }, con
   const adamw = { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weightDecay: 0.01, clipNorm: 0 };
   const trainer = new Trainer(device, model, objective, adamw, 1, group);
   await group.patiently("compiling", async () => {
-    trainer.prepareShape(shape, "train");
+    trainer.compileShape(shape, "train");
     trainer.initialize(noiseOf(trainer.shapes));
     await device.finish();
   });

@@ -8,7 +8,7 @@ import type { ModelConfig } from "../../models/mod.ts";
 import { type Device } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
-import { mib } from "./report.ts";
+import { mib } from "../command/number_text.ts";
 
 type Shapes = ReadonlyMap<string, readonly number[]>;
 

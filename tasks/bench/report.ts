@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { numberText, percentText } from "../command/number_text.ts";
+import { figureText, mib, percentText } from "../command/number_text.ts";
+import { align } from "../command/table.ts";
 
 /** Times of one thing, measured several times. */
 export interface Times {
@@ -233,7 +234,9 @@ function headline(report: BenchReport): string {
   if (yardstick) {
     const { size, gflops: { min, median, max } } = yardstick;
     lines.push(
-      `Yardstick: matmul NN ${size}³, ${figure(median)} GFLOP/s (${figure(min)} to ${figure(max)})`,
+      `Yardstick: matmul NN ${size}³, ${figureText(median)} GFLOP/s (${figureText(min)} to ${
+        figureText(max)
+      })`,
     );
   }
   return lines.join("\n");
@@ -245,8 +248,8 @@ function kernelTable(kernels: readonly KernelResult[]): string {
     k.family,
     k.of,
     k.shape,
-    figure(k.milliseconds.min),
-    figure(k.milliseconds.median),
+    figureText(k.milliseconds.min),
+    figureText(k.milliseconds.median),
     optional(k.gflops),
     optional(k.gbps),
     k.ofMatmul === undefined ? "" : percent(k.ofMatmul),
@@ -260,12 +263,15 @@ const SHOWN = 12;
 function updateTable(u: UpdateResult): string {
   const { rows, length, target } = u.batch;
   const lines: [string, string][] = [
-    ["time", `${figure(u.milliseconds.min)} ms, median ${figure(u.milliseconds.median)} ms`],
-    ["tokens per second", figure(u.tokensPerSecond)],
-    ["model GFLOP/s", `${figure(u.gflops)}, ${percent(u.ofMatmul)} of matmul`],
+    [
+      "time",
+      `${figureText(u.milliseconds.min)} ms, median ${figureText(u.milliseconds.median)} ms`,
+    ],
+    ["tokens per second", figureText(u.tokensPerSecond)],
+    ["model GFLOP/s", `${figureText(u.gflops)}, ${percent(u.ofMatmul)} of matmul`],
     ["device memory", `${mib(u.deviceBytes)}, of it ${mib(u.workspaceBytes)} intermediate values`],
-    ["dispatches", `${u.dispatches}, ${figure(u.encodeMicroseconds)} µs to submit each`],
-    ["compiling", `${figure(u.compileMilliseconds / 1000)} s`],
+    ["dispatches", `${u.dispatches}, ${figureText(u.encodeMicroseconds)} µs to submit each`],
+    ["compiling", `${figureText(u.compileMilliseconds / 1000)} s`],
     ["made by updates", `${u.buffersCreated} buffers, ${u.pipelinesCreated} pipelines`],
   ];
   if (u.growth) {
@@ -280,10 +286,13 @@ function updateTable(u: UpdateResult): string {
 
 function rankingTable(r: RankingResult): string {
   const lines: [string, string][] = [
-    ["time", `${figure(r.milliseconds.min)} ms, median ${figure(r.milliseconds.median)} ms`],
-    ["prompts per second", figure(r.promptsPerSecond)],
-    ["model GFLOP/s", `${figure(r.gflops)}, ${percent(r.ofMatmul)} of matmul`],
-    ["padding", `${percent(r.paddingOverhead)} over the ${figure(r.tokens)} tokens`],
+    [
+      "time",
+      `${figureText(r.milliseconds.min)} ms, median ${figureText(r.milliseconds.median)} ms`,
+    ],
+    ["prompts per second", figureText(r.promptsPerSecond)],
+    ["model GFLOP/s", `${figureText(r.gflops)}, ${percent(r.ofMatmul)} of matmul`],
+    ["padding", `${percent(r.paddingOverhead)} over the ${figureText(r.tokens)} tokens`],
     ["programs", `${r.programs}`],
   ];
   if (r.outsideDevice !== undefined) {
@@ -300,7 +309,7 @@ function profileText({ profile }: UpdateResult): string {
   const rows = profile.slice(0, SHOWN).map((k) => [
     k.kernel.length > 48 ? k.kernel.slice(0, 47) + "…" : k.kernel,
     `${k.dispatches}`,
-    figure(k.milliseconds),
+    figureText(k.milliseconds),
     percent(k.milliseconds / total),
   ]);
   return "\n" + align([["kernel", "dispatches", "ms", "share"], ...rows], 1);
@@ -309,43 +318,22 @@ function profileText({ profile }: UpdateResult): string {
 function dataTable(data: readonly DataResult[]): string {
   const rows = data.map((d) => [
     d.job,
-    figure(d.milliseconds.min),
-    figure(d.milliseconds.median),
+    figureText(d.milliseconds.min),
+    figureText(d.milliseconds.median),
     rateOf(d),
   ]);
   return align([["job", "ms min", "ms median", "rate"], ...rows], 1);
 }
 
 function rateOf({ unit, perSecond }: DataResult): string {
-  if (unit === "renders") return `${figure(perSecond / 1e3)} k renders/s`;
-  return `${figure(perSecond / 1e6)} ${unit === "bytes" ? "MB" : "M tokens"}/s`;
-}
-
-/** Columns side by side: the first `left` ones flush left, the rest flush right. */
-export function align(rows: readonly (readonly string[])[], left: number): string {
-  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
-  const cell = (text: string, i: number) =>
-    i < left ? text.padEnd(widths[i]) : text.padStart(widths[i]);
-  return rows.map((row) => `  ${row.map(cell).join("  ").trimEnd()}`).join("\n");
-}
-
-function figure(value: number): string {
-  return numberText(value, (x) => {
-    if (x === 0) return "0";
-    if (x >= 1000) return Math.round(x).toLocaleString("en-US");
-    return x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toFixed(3);
-  });
+  if (unit === "renders") return `${figureText(perSecond / 1e3)} k renders/s`;
+  return `${figureText(perSecond / 1e6)} ${unit === "bytes" ? "MB" : "M tokens"}/s`;
 }
 
 function optional(x: number | undefined): string {
-  return x === undefined ? "" : figure(x);
+  return x === undefined ? "" : figureText(x);
 }
 
 function percent(share: number): string {
   return percentText(share, 0, " %");
-}
-
-/** Bytes in MiB. */
-export function mib(bytes: number): string {
-  return `${figure(bytes / 1048576)} MiB`;
 }

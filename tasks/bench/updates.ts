@@ -163,6 +163,41 @@ async function timeSubject(
   }
 }
 
+/** Milliseconds of one of so many pieces of work, one after the other. */
+async function timed(
+  device: Device,
+  count: number,
+  work: () => Promise<unknown>,
+): Promise<number> {
+  const start = performance.now();
+  for (let i = 0; i < count; i++) await work();
+  await device.finish();
+  return (performance.now() - start) / count;
+}
+
+/** Bytes of the process after so many updates. */
+interface MemoryAt {
+  updates: number;
+  bytes: number;
+}
+
+function growthOf(memory: readonly MemoryAt[]): Pick<UpdateResult, "growth"> {
+  const start = memory[0], end = memory.at(-1)!;
+  const updates = end.updates - start.updates;
+  return updates > 0 ? { growth: { updates, bytes: Math.max(0, end.bytes - start.bytes) } } : {};
+}
+
+/** Asks the yardstick; a stopwatch that it makes is none of the updates' buffers. */
+async function sampleApart(
+  device: Device,
+  yardstick: Yardstick,
+  made: { buffers: number },
+): Promise<number> {
+  const already = device.buffersCreated, rate = await yardstick.sample();
+  made.buffers += device.buffersCreated - already;
+  return rate;
+}
+
 async function timeTrainer(
   device: Device,
   trainer: Trainer,
@@ -179,29 +214,19 @@ async function timeTrainer(
   trainer.initialize(noiseOf(trainer.shapes));
   const batch = subject.batch();
   let update = 0;
-  const updates = async (count: number) => {
-    const start = performance.now();
-    for (let i = 0; i < count; i++) {
-      await trainer.update(wholeUpdate([batch]), { update: update++, learningRate: LEARNING_RATE });
-    }
-    await device.finish();
-    return (performance.now() - start) / count;
-  };
+  const step = () =>
+    trainer.update(wholeUpdate([batch]), { update: update++, learningRate: LEARNING_RATE });
+  const updates = (count: number) => timed(device, count, step);
 
   // Compiles the optimizer's kernels.
   await trainer.update(wholeUpdate([]), { update: 0, learningRate: 0 });
   await device.finish();
   const made = { buffers: device.buffersCreated, pipelines: device.kernelCount };
-  // A stopwatch of the yardstick is none of the updates' buffers.
-  const sample = async () => {
-    const already = device.buffersCreated, rate = await yardstick.sample();
-    made.buffers += device.buffersCreated - already;
-    return rate;
-  };
+  const sample = () => sampleApart(device, yardstick, made);
   const expected = flops / (await yardstick.rate()) / 1e6;
   const first = expected < 1000 ? await updates(1) : Infinity;
   const count = first === Infinity ? 1 : Math.max(1, Math.ceil(LONG_ENOUGH / first));
-  const memory: { updates: number; bytes: number }[] = [];
+  const memory: MemoryAt[] = [];
   const rates = [await sample()];
   const times = await repeatedly(limits, async () => {
     const milliseconds = await updates(count);
@@ -211,7 +236,6 @@ async function timeTrainer(
   });
   const shares = times.map((ms, i) => flops / ms / 1e6 / ((rates[i] + rates[i + 1]) / 2));
   const milliseconds = summary(times);
-  const start = memory[0], end = memory.at(-1)!;
   const buffersCreated = device.buffersCreated - made.buffers;
   return {
     preset: name,
@@ -228,12 +252,7 @@ async function timeTrainer(
     compileMilliseconds: Math.max(0, compileAndRun - milliseconds.min),
     buffersCreated,
     pipelinesCreated: device.kernelCount - made.pipelines,
-    ...(end.updates > start.updates && {
-      growth: {
-        updates: end.updates - start.updates,
-        bytes: Math.max(0, end.bytes - start.bytes),
-      },
-    }),
+    ...growthOf(memory),
     ...(hasTimestamps(device) && milliseconds.min < 5000 && {
       profile: await profile(program, objective, batch),
     }),

@@ -16,11 +16,13 @@ import {
   specialIds,
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeTensors } from "./save.ts";
+import { writeTensors } from "./tensors.ts";
 import { writeFile } from "../files/write.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { exists } from "../files/write.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../tokenizer/load.ts";
+import { type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { writeJson } from "../files/json.ts";
 
 /**
  * Writes a model as others read it: `config.json`, `generation_config.json`, the tokenizer, and
@@ -138,10 +140,6 @@ async function writeTokenizer(folder: string, { json, bos }: Tokenizer): Promise
     clean_up_tokenization_spaces: false,
   });
   await writeJson(join(folder, "special_tokens_map.json"), special);
-}
-
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeFile(path, JSON.stringify(value, null, 2) + "\n");
 }
 
 async function expectNew(out: string): Promise<void> {

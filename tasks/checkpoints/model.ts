@@ -25,7 +25,8 @@ import { checkModelConfig } from "../../models/config.ts";
 import type { Scheme } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
-import { checkpointFile, openTensors } from "./save.ts";
+import { checkpointFile } from "./save.ts";
+import { openTensors } from "./tensors.ts";
 import { type HubOptions, resolveModel } from "./hub.ts";
 import { readJson } from "../files/json.ts";
 import {
@@ -39,7 +40,8 @@ import type { FinetunedModel } from "../config/finetune.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
 import { readConfig } from "./run_folder.ts";
 import { exists } from "../files/write.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../tokenizer/load.ts";
+import { type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { openWeights, type Weights } from "../files/weights.ts";
 
 /** A model without an owner: what scoring and generation need. */

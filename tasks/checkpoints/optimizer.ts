@@ -11,7 +11,7 @@
 import { elementCount } from "../../models/formats/stored.ts";
 import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { type Tensors, writeTensors } from "./save.ts";
+import { type Tensors, writeTensors } from "./tensors.ts";
 import type { TensorSlice } from "../parallel/buckets.ts";
 
 /** The mean gradient, or the mean of its square. */
@@ -68,7 +68,7 @@ export function isOptimizerFile(name: string): boolean {
  *
  * @example
  * ```ts
- * import { openTensors } from "./save.ts";
+ * import { openTensors } from "./tensors.ts";
  * import { type Moments, readMoments, writeMoments } from "./optimizer.ts";
  * import { mkdtemp, rm } from "node:fs/promises";
  * import { tmpdir } from "node:os";

@@ -13,7 +13,7 @@ import { shown } from "../../models/formats/untrusted.ts";
 import { type Scheme, transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { Device, StateMemory } from "../../ops/mod.ts";
-import type { Tensors } from "./save.ts";
+import type { Tensors } from "./tensors.ts";
 import type { Weights } from "../files/weights.ts";
 
 /** Where a parameter is in a file. */

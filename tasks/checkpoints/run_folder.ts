@@ -12,7 +12,8 @@ import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
-import { checkpointFile, openCheckpoint, saveCheckpoint, writeTensors } from "./save.ts";
+import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
+import { writeTensors } from "./tensors.ts";
 import { writeFile } from "../files/write.ts";
 import { readJson } from "../files/json.ts";
 import { exists } from "../files/write.ts";
@@ -32,7 +33,7 @@ import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts
  *
  * @param folder where runs are kept
  */
-export async function newRunFolder(folder: string, name: string): Promise<string> {
+async function newRunFolder(folder: string, name: string): Promise<string> {
   const path = join(folder, name);
   if (!await exists(path)) return path;
   for (let n = 2;; n++) if (!await exists(`${path}-${n}`)) return `${path}-${n}`;

@@ -68,3 +68,32 @@ export function percentText(
 ): string {
   return numberText(share, (share) => `${(100 * share).toFixed(digits)}${unit}`);
 }
+
+/** A number with about three digits. */
+export function figureText(value: number): string {
+  return numberText(value, (x) => {
+    if (x === 0) return "0";
+    if (x >= 1000) return Math.round(x).toLocaleString("en-US");
+    return x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toFixed(3);
+  });
+}
+
+/** A whole number with separators. */
+export function wholeText(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/** Bytes in MiB. */
+export function mib(bytes: number): string {
+  return `${figureText(bytes / 1048576)} MiB`;
+}
+
+/** Bytes in 10⁹. */
+export function gigabytes(bytes: number, digits = 3): string {
+  return `${(bytes / 1e9).toFixed(digits)} GB`;
+}
+
+/** So many of something: `1 template`, `2 templates`. */
+export function counted(n: number, noun: string): string {
+  return `${n} ${noun}${n === 1 ? "" : "s"}`;
+}

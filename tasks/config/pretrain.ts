@@ -28,6 +28,7 @@ import { STARTS } from "../../models/initialize.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
+import { counted } from "../command/number_text.ts";
 
 /** Every setting of a run. */
 export interface PretrainConfig
@@ -536,8 +537,4 @@ export function checkTextWeights(weights: readonly number[], texts: number): voi
   throw new UserError(
     `--text-weights: expected numbers above 0, got ${wrong}; leave a --text out that is not to be used`,
   );
-}
-
-function counted(n: number, noun: string): string {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }

@@ -76,7 +76,7 @@ export async function chooseDevice(
 }
 
 /** What is free of the machine's memory, in bytes; undefined without the permission to ask. */
-export function availableMemory(): number | undefined {
+function availableMemory(): number | undefined {
   const permission = { name: "sys", kind: "systemMemoryInfo" } as const;
   if (Deno.permissions.querySync(permission).state !== "granted") return undefined;
   return Deno.systemMemoryInfo().available;

@@ -8,14 +8,9 @@ import { from } from "arquero";
 import type { TopLevelSpec } from "vega-lite";
 import { CHART_CONFIG, picture } from "../reports/curves.ts";
 import { cards, COLORS, escapeHtml, htmlPage } from "../reports/page.ts";
-import {
-  type ColumnSummary,
-  type Comparison,
-  comparisonCells,
-  percent,
-  type Summary,
-  summaryCells,
-} from "./results.ts";
+import { type ColumnSummary, percent, type Summary, summaryCells } from "./summary.ts";
+import { type Comparison, comparisonCells } from "./compare.ts";
+import { counted } from "../command/number_text.ts";
 
 /** A run to draw: its results, summarized, under the name in the legend. */
 export interface NamedSummary {
@@ -60,7 +55,8 @@ const NEAREST = 0.06;
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize } from "./summary.ts";
+ * import { type TemplateResult } from "./results.ts";
  * import { stripPlots } from "./plots.ts";
  * import assert from "node:assert/strict";
  *
@@ -98,7 +94,8 @@ ${panels.join("\n")}
  *
  * @example
  * ```ts
- * import { summarize, type TemplateResult } from "./results.ts";
+ * import { summarize } from "./summary.ts";
+ * import { type TemplateResult } from "./results.ts";
  * import { resultsPage } from "./plots.ts";
  * import assert from "node:assert/strict";
  *
@@ -216,7 +213,7 @@ async function averagePanel(runs: readonly NamedSummary[]): Promise<string> {
   const tasks = new Set(runs.map(({ summary }) => summary.columns.length));
   return await figure(
     "Average",
-    tasks.size === 1 ? `over ${plural([...tasks][0], "task")}` : "over different tasks",
+    tasks.size === 1 ? `over ${counted([...tasks][0], "task")}` : "over different tasks",
     barSpec(values, chance),
     `Average over tasks: ${words.join("; ")}${guessing(chance)}.`,
   );
@@ -234,21 +231,17 @@ async function columnPanel(runs: readonly NamedSummary[], column: string): Promi
   const all = runs.flatMap((run) => figuresOf(run) ?? []);
   const chance = all.find(({ chance }) => chance !== undefined)?.chance;
   const words = strips.map(({ run, values, mean, median }) =>
-    `${runs[run].name}, ${plural(values.length, "template")} from ${
+    `${runs[run].name}, ${counted(values.length, "template")} from ${
       percent(Math.min(...values))
     }% to ` +
     `${percent(Math.max(...values))}%, median ${percent(median)}%, mean ${percent(mean)}%`
   );
   return await figure(
     column + (all.some(({ trained }) => trained) ? "*" : ""),
-    plural(Math.max(...strips.map(({ values }) => values.length)), "template"),
+    counted(Math.max(...strips.map(({ values }) => values.length)), "template"),
     stripSpec(strips, runs.length, chance),
     `${column}: ${words.join("; ")}${guessing(chance)}.`,
   );
-}
-
-function plural(n: number, noun: string): string {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
 
 function guessing(chance: number | undefined): string {

@@ -15,19 +15,12 @@ import { setImmediate } from "node:timers/promises";
 import { declareParameters, parameterCount, specialIds } from "../../models/mod.ts";
 import { choiceLosses, layOutChoices, type RankShape } from "../../models/rank.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { compile, type Device, type Program, type RunOptions, Workspace } from "../../ops/mod.ts";
-import type { DeviceBuffer, Readback, Stopwatch } from "../../ops/program/device.ts";
+import { compile, type Program, Workspace } from "../../ops/mod.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "../prompts/ids.ts";
-
-/** A prompt and its choices as ids. */
-export interface RankRequest {
-  /** `<s>` … `</s>`. */
-  source: Uint32Array;
-  /** … `</s>` each; at least one. */
-  choices: readonly Uint32Array[];
-}
+import { idOf, lengthOf, planRanking, type RankBatch, type RankRequest } from "./rank_batches.ts";
+import { addUp, putTogether, Results, type Section, sectionsOf } from "./rank_results.ts";
 
 /** How a {@link Ranker} makes batches. */
 export interface RankerOptions {
@@ -59,10 +52,6 @@ export interface RankerStatistics {
 
 /** Tokens of a batch that keep a device busy. */
 const BATCH_TOKENS = { cpu: 2048, gpu: 32_768 };
-/** Losses that are collected on the device before they are read. */
-const COLLECTED = 1 << 20;
-/** Batches that are timed before the times are read. */
-const TIMED = 2048;
 /** Batches from one wait for the device to the next; at most twice as many are under way. */
 const IN_FLIGHT = 32;
 /**
@@ -74,21 +63,6 @@ const WORK_IN_FLIGHT = 3e13;
 const KEPT = 128;
 /** Choices whose ids are kept: most templates have the same few for every row. */
 const KEPT_CHOICES = 4096;
-
-/** A batch: the shape it goes through, and its requests by number. */
-export interface RankBatch {
-  /** Static sizes. */
-  shape: RankShape;
-  /** Places of its requests; unused rows follow. */
-  requests: number[];
-}
-
-/** Batches whose results are read together. */
-interface Section {
-  batches: RankBatch[];
-  /** Where each one's losses begin; where the last one's end. */
-  slots: number[];
-}
 
 /**
  * Scores choices with one model. Holds compiled programs: keep it for many calls, then destroy it.
@@ -242,10 +216,10 @@ export class Ranker {
   /** This rank's batches: every so many of a plan that all ranks make. */
   async #plan(requests: readonly RankRequest[]): Promise<RankBatch[]> {
     const { device, maxSource } = this.#model, { batchSize } = this.#options;
-    const { rank, size } = this.#group;
+    const group = this.#group;
     const { batchTokens = BATCH_TOKENS[device.kind] } = this.#options;
     this.#batchTokens ??= await fromFirst(
-      this.#group,
+      group,
       "planning",
       () => Promise.resolve(batchTokens),
     );
@@ -258,7 +232,7 @@ export class Ranker {
       this.#planned.add(id);
       if (this.#planned.size > KEPT) this.#planned.delete(this.#planned.values().next().value!);
     }
-    return plan.filter((_, i) => i % size === rank);
+    return plan.filter((_, i) => i % group.size === group.rank);
   }
 
   async #submit(requests: readonly RankRequest[], section: Section): Promise<Results> {
@@ -344,243 +318,6 @@ export class Ranker {
       workspace: this.#workspace,
     });
   }
-}
-
-/** Collects what the batches of a section yield, losses and times, to be read at once. */
-class Results {
-  readonly #device: Device;
-  readonly #slots: readonly number[];
-  readonly #losses: DeviceBuffer;
-  readonly #readback: Readback;
-  readonly #watch?: Stopwatch;
-
-  constructor(device: Device, { slots }: Section) {
-    const bytes = 4 * slots.at(-1)!;
-    this.#device = device;
-    this.#slots = slots;
-    this.#losses = device.createBuffer(bytes, "losses");
-    this.#readback = device.createReadback(bytes, "rank results");
-    this.#watch = device.stopwatch(slots.length - 1);
-  }
-
-  /** Has the device time batch `i`, if it has a clock. */
-  timing(slot: number): Pick<RunOptions, "watch" | "slot"> {
-    return { watch: this.#watch, slot };
-  }
-
-  /** Keeps batch `i`'s losses. */
-  collect(program: Program, i: number): void {
-    program.copy("losses", this.#losses, 4 * this.#slots[i]);
-  }
-
-  /** The losses of each batch, and the time that all of them took; NaN if the device has no clock. */
-  async read(): Promise<{ losses: Float32Array[]; milliseconds: number }> {
-    const slots = this.#slots;
-    const all = { buffer: this.#losses, offset: 0, size: 4 * slots.at(-1)! };
-    const [bytes, times] = await Promise.all([this.#readback.read([all]), this.#watch?.read()]);
-    const values = new Float32Array(bytes.slice(0));
-    const losses = slots.slice(1).map((end, i) => values.subarray(slots[i], end));
-    return { losses, milliseconds: times?.reduce((a, b) => a + b, 0) ?? NaN };
-  }
-
-  destroy(): void {
-    this.#device.destroyBuffer(this.#losses);
-    this.#readback.destroy();
-    this.#watch?.destroy();
-  }
-}
-
-/**
- * Gives every rank the scores of all. A score is some rank's sum and every other rank's 0; no sum is -0, so
- * that adding changes no bit.
- */
-async function putTogether(
-  group: Communicator,
-  requests: readonly RankRequest[],
-  scores: readonly Float64Array[],
-): Promise<void> {
-  if (group.size === 1) return;
-  // Sums over different requests would look like scores.
-  const ids = fingerprintOf(requests);
-  if (await fromFirst(group, "comparing prompts", () => Promise.resolve(ids)) !== ids) {
-    throw new UserError(
-      "the ranks were given different prompts: rows, templates and the model's tokenizer must be the " +
-        "same on all machines",
-    );
-  }
-  const all = new Float64Array(scores.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const some of scores) all.set(some, at), at += some.length;
-  await group.allReduce(all);
-  at = 0;
-  for (const some of scores) some.set(all.subarray(at, at += some.length));
-}
-
-/** A number that other requests have another of. */
-function fingerprintOf(requests: readonly RankRequest[]): number {
-  let hash = 0;
-  const add = (value: number) => hash = Math.imul(hash ^ value, 0x01000193) + 1;
-  for (const { source, choices } of requests) {
-    for (const ids of [source, ...choices]) {
-      add(ids.length);
-      for (const id of ids) add(id);
-    }
-  }
-  return hash;
-}
-
-/** Cuts a plan into parts whose results are read together. */
-function* sectionsOf(plan: readonly RankBatch[]): Generator<Section> {
-  let batches: RankBatch[] = [], slots = [0];
-  for (const batch of plan) {
-    const size = batch.shape.rows * batch.shape.choices;
-    if (batches.length === TIMED || (batches.length > 0 && slots.at(-1)! + size > COLLECTED)) {
-      yield { batches, slots };
-      batches = [], slots = [0];
-    }
-    batches.push(batch);
-    slots.push(slots.at(-1)! + size);
-  }
-  if (batches.length > 0) yield { batches, slots };
-}
-
-/** Limits of {@link planRanking}. */
-export interface RankLimits {
-  /** Longest prompt. */
-  maxSource: number;
-  /** Padded tokens of a batch. */
-  batchTokens: number;
-  /** Prompts of a batch, instead. */
-  batchSize?: number;
-  /** Tells the shapes that cost nothing to compile; none if absent. */
-  known?: (shape: RankShape) => boolean;
-}
-
-/** Rungs of static lengths: a quarter of an octave apart, and no less than so many tokens. */
-const RUNGS = 4, LEAST_STEP = 4;
-/** Numbers of rows: few different ones, so that few programs are compiled. */
-const ROWS = [1, ...Array.from({ length: 16 }, (_, k) => [2 << k, 3 << k]).flat()];
-/** Rows of an operand of which kernels like to have a multiple; other numbers need kernels of their own. */
-const ALIGNED = 32;
-/** What a batch, and a shape that must be compiled, cost beside the padded tokens, in tokens. */
-const BATCH_COST = 64, SHAPE_COST = 50;
-
-/**
- * Puts requests of similar lengths into batches of few static shapes.
- *
- * @example
- * ```ts
- * import { planRanking } from "./rank.ts";
- * import assert from "node:assert/strict";
- *
- * const requests = [30, 31, 9].map((n) => ({
- *   source: new Uint32Array(n),
- *   choices: [new Uint32Array(2), new Uint32Array(3)],
- * }));
- * const batches = planRanking(requests, { maxSource: 512, batchTokens: 100 });
- * assert.deepEqual(batches.map(({ requests }) => requests), [[1, 0], [2]]);
- * ```
- */
-export function planRanking(requests: readonly RankRequest[], limits: RankLimits): RankBatch[] {
-  const totals = requests.map(lengthOf), rising = totals.toSorted((a, b) => a - b);
-  const longestFirst = [...requests.keys()].sort((a, b) =>
-    requests[b].source.length - requests[a].source.length || totals[b] - totals[a] || a - b
-  );
-  // All together or split by the choices' length first, in large batches or in smaller ones that leave
-  // less of the last one empty: whichever costs least.
-  const plans = [1, 2, 3, 4, 6, 8].flatMap((parts) => {
-    const tops = quantiles(rising, parts);
-    const groups = tops.map((top, k) => {
-      const above = k === 0 ? 0 : tops[k - 1];
-      return longestFirst.filter((i) => totals[i] <= top && totals[i] > above);
-    });
-    return [1, 2].map((share) => {
-      const smaller = { ...limits, batchTokens: limits.batchTokens / share };
-      return groups.flatMap((group) => fillBatches(requests, totals, group, smaller));
-    });
-  });
-  const costs = plans.map((plan) => cost(plan, limits));
-  return plans[costs.indexOf(Math.min(...costs))];
-}
-
-/** Consecutive batches of requests in the order of their prompts' lengths, longest first. */
-function fillBatches(
-  requests: readonly RankRequest[],
-  totals: readonly number[],
-  order: readonly number[],
-  { maxSource, batchTokens, batchSize }: RankLimits,
-): RankBatch[] {
-  const batches: RankBatch[] = [];
-  for (let at = 0; at < order.length;) {
-    const length = Math.min(rung(requests[order[at]].source.length), maxSource);
-    let shape: RankShape | undefined;
-    for (const rows of batchSize ? [batchSize] : ROWS) {
-      const widest = order.slice(at, at + rows).reduce((max, i) => Math.max(max, totals[i]), 0);
-      const step = batchSize ? 1 : ALIGNED / gcd(rows, ALIGNED);
-      const choices = Math.ceil(rung(widest) / step) * step;
-      // The first one is always taken, however long.
-      if (shape && rows * (length + choices) > batchTokens) break;
-      shape = { rows, length, choices };
-      if (at + rows >= order.length) break;
-    }
-    batches.push({ shape: shape!, requests: order.slice(at, at + shape!.rows) });
-    at += shape!.rows;
-  }
-  return batches;
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
-}
-
-/** A choice's score is minus the sum of its tokens' losses, added up in float64. */
-function addUp(
-  requests: readonly RankRequest[],
-  { shape, requests: members }: RankBatch,
-  losses: Float32Array,
-  scores: readonly Float64Array[],
-): void {
-  for (const [row, i] of members.entries()) {
-    let at = row * shape.choices;
-    for (const [k, ids] of requests[i].choices.entries()) {
-      for (let t = 0; t < ids.length; t++) scores[i][k] -= losses[at++];
-    }
-  }
-}
-
-/** Tokens of all choices. */
-function lengthOf({ choices }: RankRequest): number {
-  return choices.reduce((sum, ids) => sum + ids.length, 0);
-}
-
-/** The next rung for a length. */
-function rung(length: number): number {
-  const step = Math.max(LEAST_STEP, 2 ** Math.ceil(Math.log2(length)) / 2 / RUNGS);
-  return Math.ceil(length / step) * step;
-}
-
-/** Upper limits of equally large parts of rising numbers of tokens, each on a rung. */
-function quantiles(rising: readonly number[], parts: number): number[] {
-  const limits = Array.from({ length: parts }, (_, i) => {
-    const at = Math.ceil((i + 1) * rising.length / parts) - 1;
-    return rung(rising[Math.max(0, at)] ?? 0);
-  });
-  return [...new Set(limits)];
-}
-
-/** Padded tokens, and a little for every batch and every shape that is new. */
-function cost(batches: readonly RankBatch[], { known = () => false }: RankLimits): number {
-  const shapes = new Map(batches.map(({ shape }) => [idOf(shape), shape]));
-  const compiled = [...shapes.values()].filter((shape) => !known(shape)).length;
-  return batches.reduce(
-    (sum, { shape: { rows, length, choices } }) => sum + rows * (length + choices) + BATCH_COST,
-    SHAPE_COST * compiled,
-  );
-}
-
-/** What a shape's program is called. */
-function idOf({ rows, length, choices }: RankShape): string {
-  return `rank ${rows}×${length}→${choices}`;
 }
 
 /** The choice with the highest score; the first one on ties. */

@@ -7,20 +7,25 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile } from "../files/write.ts";
-import type { Evaluation, TemplateResult } from "./results.ts";
+import { exists, writeFile } from "../files/write.ts";
 import { percentText } from "../command/number_text.ts";
 import {
   compareRuns,
+  type Comparison,
+  comparisonCells,
   comparisonLines,
+  comparisonRemarks,
   type NamedResults,
-  readResults,
+} from "./compare.ts";
+import { type Evaluation, readResults, type TemplateResult } from "./results.ts";
+import {
+  remarks,
   summarize,
+  type Summary,
+  summaryCells,
   summaryCsv,
   summaryLines,
-  summaryMarkdown,
-} from "./results.ts";
-import { exists } from "../files/write.ts";
+} from "./summary.ts";
 import { resultsPage } from "./plots.ts";
 
 /**
@@ -79,6 +84,34 @@ export async function writeEvaluation(
       ]
       : []),
   ];
+}
+
+/**
+ * The summary as a table in Markdown, in percent, with a comparison below it if there is one.
+ */
+export function summaryMarkdown(summary: Summary, comparison?: Comparison): string {
+  const parts = [markdown(summaryCells(summary)), ...remarks(summary).map(safe)];
+  if (comparison) {
+    parts.push(markdown(comparisonCells(comparison)), ...comparisonRemarks(comparison).map(safe));
+  }
+  return parts.join("\n\n") + "\n";
+}
+
+function markdown([heading, ...rows]: readonly string[][]): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  const body = rows.map((row) => row.map(safe));
+  const last = body.pop()!;
+  return [
+    line(heading.map(safe)),
+    line(heading.map((_, i) => i === 0 ? ":--" : "--:")),
+    ...body.map(line),
+    line([`**${last[0]}**`, ...last.slice(1)]),
+  ].join("\n");
+}
+
+/** Text that Markdown leaves as it is. */
+function safe(text: string): string {
+  return text.replace(/[|*_<]/g, "\\$&");
 }
 
 /**

@@ -8,6 +8,7 @@
 import { readFile } from "node:fs/promises";
 import { parseJson } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
+import { writeFile } from "./write.ts";
 
 /**
  * Reads a JSON file.
@@ -28,6 +29,15 @@ export async function readJsonLines(path: string): Promise<[line: number, value:
   return (await textOf(path)).split("\n").flatMap((text, i): [number, unknown][] => {
     return text.trim() === "" ? [] : [[i + 1, parseAt(`${path}:${i + 1}`, text)]];
   });
+}
+
+/**
+ * Writes a JSON file, for people to read.
+ *
+ * @throws {UserError} what the file system refuses
+ */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeFile(path, JSON.stringify(value, null, 2) + "\n");
 }
 
 async function textOf(path: string): Promise<string> {

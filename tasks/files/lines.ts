@@ -8,6 +8,7 @@ import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { UserError } from "../../ops/graph/errors.ts";
+import { joinArrays } from "./arrays.ts";
 
 /** A line longer than this is split by {@link readBlocks} where it may be. Bytes. */
 const LONG_LINE = 1_000_000;
@@ -69,13 +70,13 @@ export async function* readBlocks(
     pending.push(end < 0 ? chunk : chunk.subarray(0, end));
     size += chunk.length;
     if (end >= 0) {
-      yield block(concat(pending));
+      yield block(joinArrays(Uint8Array, pending));
       first++;
       start++;
       pending = [chunk.subarray(end + 1)];
       size = pending[0].length;
     } else if (longLine === "split" && size > LONG_LINE) {
-      const bytes = concat(pending);
+      const bytes = joinArrays(Uint8Array, pending);
       const cut = cutPoint(bytes);
       yield block(bytes.subarray(0, cut));
       pending = [bytes.subarray(cut)];
@@ -84,7 +85,7 @@ export async function* readBlocks(
       throw new UserError(`${file}:${first}: a record of more than ${MAX_RECORD >> 20} MB`);
     }
   }
-  if (size > 0) yield block(concat(pending));
+  if (size > 0) yield block(joinArrays(Uint8Array, pending));
 }
 
 /**
@@ -133,18 +134,6 @@ export async function* readBytes(file: string): AsyncGenerator<Uint8Array> {
 /** The error of a file that the system does not give. */
 export function unreadable(file: string, error: unknown): UserError {
   return new UserError(`${file}: cannot be read: ${(error as Error).message}`);
-}
-
-/** One array of all the bytes; a single part is returned as it is. */
-export function concat(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0];
-  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 /** After the last space, or else at the last character boundary. */

@@ -76,7 +76,7 @@ const PIECE = 1 << 26;
  * @example
  * ```ts
  * import { openWeights } from "./weights.ts";
- * import { writeTensors } from "../checkpoints/save.ts";
+ * import { writeTensors } from "../checkpoints/tensors.ts";
  * import { mkdtemp, rm } from "node:fs/promises";
  * import { tmpdir } from "node:os";
  * import assert from "node:assert/strict";

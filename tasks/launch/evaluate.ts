@@ -6,8 +6,7 @@
  */
 import { resolveModel } from "../checkpoints/hub.ts";
 import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
-import type { WorkerPlacement } from "../devices/open.ts";
-import { openFirst, prepareAdapters } from "../devices/prepare.ts";
+import { openFirst, prepareAdapters, type WorkerPlacement } from "../devices/open.ts";
 import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import type { Evaluation } from "../evaluate/results.ts";
 import { completed, type DevicesOptions } from "./options.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { finetune, type FinetuneJob } from "../finetune.ts";
+import type { FinetuneJob } from "../finetune.ts";
 import type { MetricRecord } from "../reports/metrics.ts";
 import { completed, type DevicesOptions } from "./options.ts";
 import { train } from "./train.ts";
@@ -30,6 +30,5 @@ export async function finetuneOnDevices(
   job: Omit<FinetuneJob, "openDevice" | "cpu" | "group" | "interrupted" | "output">,
   options: DevicesOptions = {},
 ): Promise<{ run: string; metrics: MetricRecord[] }> {
-  const module = new URL("./finetune_rank.ts", import.meta.url);
-  return await train({ ...completed(options), job, module }, finetune);
+  return await train("finetune", job, completed(options));
 }

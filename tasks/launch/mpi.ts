@@ -13,7 +13,7 @@ import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { expectNoRun, type Resume } from "../checkpoints/run_folder.ts";
 import { exists } from "../files/write.ts";
 import { ensureSoftware } from "../devices/setup.ts";
-import { cpuRoom } from "../plan/room.ts";
+import { cpuRoom } from "../train/room.ts";
 import { chooseDevice, type ChosenDevice, type DeviceFlags, partFor } from "../devices/choose.ts";
 import { fromFirst, GroupEnded } from "../parallel/communicator.ts";
 import { type MpiGroup, openMpi } from "../parallel/mpi/group.ts";

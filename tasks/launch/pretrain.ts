@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { pretrain, type PretrainJob } from "../pretrain.ts";
+import type { PretrainJob } from "../pretrain.ts";
 import type { MetricRecord } from "../reports/metrics.ts";
 import { completed, type DevicesOptions } from "./options.ts";
 import { train } from "./train.ts";
@@ -29,6 +29,5 @@ export async function pretrainOnDevices(
   job: Omit<PretrainJob, "openDevice" | "cpu" | "group" | "interrupted" | "output">,
   options: DevicesOptions = {},
 ): Promise<MetricRecord[]> {
-  const module = new URL("./pretrain_rank.ts", import.meta.url);
-  return await train({ ...completed(options), job, module }, pretrain);
+  return await train("pretrain", job, completed(options));
 }

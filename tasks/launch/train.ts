@@ -4,95 +4,100 @@
  *
  * @module
  */
-import type { Device } from "../../ops/mod.ts";
 import type { Resume } from "../checkpoints/run_folder.ts";
-import { type CpuRoom, cpuRoom } from "../plan/room.ts";
 import type { DeviceFlags } from "../devices/choose.ts";
-import { openFirst, prepareAdapters } from "../devices/prepare.ts";
-import type { WorkerPlacement } from "../devices/open.ts";
+import { openFirst, prepareAdapters, type WorkerPlacement } from "../devices/open.ts";
+import { finetune } from "../finetune.ts";
 import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
+import { pretrain } from "../pretrain.ts";
+import { cpuRoom } from "../train/room.ts";
+import type { RankSetting } from "../train/setting.ts";
 
-/** A job that can be started again. */
-export interface Resumable {
-  /** Whether it goes on from the run's checkpoint. */
-  resume?: Resume;
-}
+/** What can be trained. */
+const RECIPES = { pretrain, finetune };
+
+/** The name of a recipe. */
+export type Recipe = keyof typeof RECIPES;
+
+/** A recipe's settings, without what each rank has of its own: plain data. */
+export type SettingsOf<R extends Recipe> = Omit<
+  Parameters<typeof RECIPES[R]>[0],
+  keyof RankSetting
+>;
+
+/** What a recipe returns. */
+export type ResultOf<R extends Recipe> = Awaited<ReturnType<typeof RECIPES[R]>>;
 
 /** What every rank is given; plain data. */
-export interface TrainArgs<Job> {
+export interface TrainArgs<Settings> {
   /** What the ranks do. */
-  job: Job;
+  recipe: Recipe;
+  /** With which settings. */
+  settings: Settings;
   /** Where they compute. */
   placement: WorkerPlacement;
 }
 
-/** Where a job of one device computes. */
-export interface RankPlace {
-  /** Opens the device. */
-  openDevice(): Promise<Device>;
-  /** What it will be, if it is the processor. */
-  cpu?: CpuRoom;
-}
+/** What is said to the workers, and what they say. */
+type WorkerOptions = Pick<WorkersJob<unknown>, "timeout" | "retries" | "interrupted" | "output">;
 
-/** What {@link train} needs. */
-export interface TrainJob<Job extends Resumable>
-  extends
-    DeviceFlags,
-    Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {
-  /** What to do: plain data. */
-  job: Job;
-  /** Devices to do it on. */
+/** How {@link train} trains. */
+export interface TrainOptions extends DeviceFlags, WorkerOptions {
+  /** Devices to train on. */
   ranks: number | "all";
 }
 
 /**
  * Trains on one device or on several.
  *
- * @param here does it in this thread, on one device
- * @returns what the job returned, on rank 0
+ * @returns what the recipe returned, on rank 0
  * @throws {UserError} there is no adapter, or too few; and what {@link trainByWorkers} throws
  */
-export async function train<Job extends Resumable, Result>(
-  { ranks, adapter, threads, job, interrupted, ...options }: TrainJob<Job>,
-  here: (
-    job: Job & RankPlace & Pick<TrainJob<Job>, "interrupted" | "output">,
-  ) => Promise<Result>,
-): Promise<Result> {
+export async function train<R extends Recipe>(
+  recipe: R,
+  settings: SettingsOf<R>,
+  { ranks, adapter, threads, ...options }: TrainOptions,
+): Promise<ResultOf<R>> {
   const placement = await prepareAdapters({ ranks, adapter, threads });
   // Only another thread can be started again.
   if (ranks === 1 && !options.retries) {
+    const { interrupted, output } = options;
     const place = { openDevice: () => openFirst(placement), cpu: cpuRoom(placement) };
-    return await here({ ...job, ...place, interrupted, output: options.output });
+    return await run(recipe, settings, { ...place, interrupted, output });
   }
-  return await trainByWorkers({ ...options, job, placement, interrupted });
+  return await trainByWorkers<SettingsOf<R>, ResultOf<R>>({ recipe, settings, placement }, options);
 }
 
-/** What {@link trainByWorkers} needs. */
-export interface TrainWorkersJob<Job>
-  extends
-    TrainArgs<Job>,
-    Pick<WorkersJob<unknown>, "module" | "timeout" | "retries" | "interrupted" | "output"> {}
+/** Follows a recipe, in this thread. */
+export async function run<R extends Recipe>(
+  recipe: R,
+  settings: SettingsOf<R>,
+  setting: RankSetting,
+): Promise<ResultOf<R>> {
+  // The compiler does not know that a recipe and its settings belong together.
+  const follow = RECIPES[recipe] as (all: object) => Promise<ResultOf<R>>;
+  return await follow({ ...settings, ...setting });
+}
 
 /**
  * Trains on several devices. After a failure that is nobody's mistake, all ranks start again, from the last
  * checkpoint or, if there is none yet, from the beginning.
  *
+ * @param module serves the ranks
  * @returns what rank 0 returned
  * @throws {UserError} that a rank threw
  * @throws {Error} if a rank failed, ended or hung, and the retries are used up
  */
-export async function trainByWorkers<Job extends Resumable, Result>(
-  job: TrainWorkersJob<Job>,
+export async function trainByWorkers<Settings extends { resume?: Resume }, Result>(
+  args: TrainArgs<Settings>,
+  options: WorkerOptions,
+  module: URL = new URL("./train_rank.ts", import.meta.url),
 ): Promise<Result> {
-  const { module, placement, timeout, retries, interrupted, output } = job;
-  return await runWorkers<TrainArgs<Job>, Result>({
+  return await runWorkers<TrainArgs<Settings>, Result>({
+    ...options,
     module,
-    args: { job: job.job, placement },
-    size: placement.environment.length,
-    timeout,
-    retries,
-    retry: (args) => ({ ...args, job: { ...args.job, resume: "requeue" } }),
-    interrupted,
-    output,
+    args,
+    size: args.placement.environment.length,
+    retry: (args) => ({ ...args, settings: { ...args.settings, resume: "requeue" } }),
   });
 }

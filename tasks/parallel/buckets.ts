@@ -49,7 +49,7 @@ export interface TensorPlace {
 }
 
 /** About as much as is worth a message: the cost of sending it outweighs that of starting to. */
-export const BUCKET_BYTES = 25 << 20;
+const BUCKET_BYTES = 25 << 20;
 
 /** What the sizes of slabs must be multiples of, so that every bucket has equal parts. */
 export function slabMultiple(size: number): number {

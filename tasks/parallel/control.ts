@@ -112,13 +112,11 @@ export function controlBytes(size: number): number {
 /** Names for the words of a control block. */
 export function controlBlock({ size, control }: SharedGroup): ControlBlock {
   const words = new Int32Array(control);
-  const bytes = new Uint8Array(control);
   const at = (rank: number, word: number) => HEADER_WORDS + rank * RANK_WORDS + word;
   const get = (rank: number, word: number) => Atomics.load(words, at(rank, word));
   const set = (rank: number, word: number, value: number) =>
     void Atomics.store(words, at(rank, word), value);
-  const callAt = (rank: number, number: number) =>
-    at(rank, WORDS.calls + (number & 1) * CALL_WORDS);
+  const calls = callsIn(words, (rank) => at(rank, WORDS.calls));
   const block: ControlBlock = {
     get aborted() {
       return Atomics.load(words, ABORTED) !== 0;
@@ -139,11 +137,7 @@ export function controlBlock({ size, control }: SharedGroup): ControlBlock {
     sleep: (rank, step, milliseconds) =>
       void Atomics.wait(words, at(rank, WORDS.step), step, milliseconds),
     beat(rank, doing) {
-      if (doing !== undefined) {
-        const text = new TextEncoder().encode(doing).subarray(0, DOING_BYTES);
-        bytes.set(text, 4 * (at(rank, WORDS.doing) + 1));
-        set(rank, WORDS.doing, text.length);
-      }
+      if (doing !== undefined) writeText(control, at(rank, WORDS.doing), doing);
       Atomics.add(words, at(rank, WORDS.beats), 1);
     },
     setState(rank, state) {
@@ -155,32 +149,52 @@ export function controlBlock({ size, control }: SharedGroup): ControlBlock {
       set(rank, WORDS.other, other);
       set(rank, WORDS.until, step);
     },
-    setCall(rank, number, { name, length, bytes, root }) {
-      const high = Math.floor(length / 2 ** 32);
-      words.set(
-        [number, COLLECTIVES.indexOf(name), bytes, root, length | 0, high],
-        callAt(rank, number),
-      );
-    },
-    call(rank, number) {
-      const from = callAt(rank, number);
-      const [, name, bytes, root, low, high] = words.subarray(from, from + CALL_WORDS);
-      return { name: COLLECTIVES[name], bytes, root, length: high * 2 ** 32 + (low >>> 0) };
-    },
+    setCall: calls.set,
+    call: calls.get,
     snapshot(rank) {
-      const from = 4 * (at(rank, WORDS.doing) + 1);
-      const text = bytes.slice(from, from + get(rank, WORDS.doing));
       const waitsFor = get(rank, WORDS.other);
-      const [first, second] = [words[callAt(rank, 0)], words[callAt(rank, 1)]];
       return {
         state: block.state(rank),
         beats: get(rank, WORDS.beats),
-        doing: new TextDecoder().decode(text),
+        doing: readText(control, at(rank, WORDS.doing)),
         waitsFor,
         unmet: (get(rank, WORDS.until) - get(waitsFor, WORDS.step) | 0) > 0,
-        call: block.call(rank, (first - second | 0) > 0 ? 0 : 1),
+        call: calls.last(rank),
       };
     },
   };
   return block;
+}
+
+/** Writes a short text: a word with its length, then its bytes. */
+function writeText(control: SharedArrayBuffer, word: number, text: string): void {
+  const bytes = new TextEncoder().encode(text).subarray(0, DOING_BYTES);
+  new Uint8Array(control, 4 * (word + 1)).set(bytes);
+  Atomics.store(new Int32Array(control), word, bytes.length);
+}
+
+function readText(control: SharedArrayBuffer, word: number): string {
+  const length = Atomics.load(new Int32Array(control), word);
+  return new TextDecoder().decode(new Uint8Array(control, 4 * (word + 1), length).slice());
+}
+
+/** The calls that ranks write down, two each. */
+function callsIn(words: Int32Array, start: (rank: number) => number) {
+  const at = (rank: number, number: number) => start(rank) + (number & 1) * CALL_WORDS;
+  const get = (rank: number, number: number): Call => {
+    const from = at(rank, number);
+    const [, name, bytes, root, low, high] = words.subarray(from, from + CALL_WORDS);
+    return { name: COLLECTIVES[name], bytes, root, length: high * 2 ** 32 + (low >>> 0) };
+  };
+  return {
+    get,
+    set(rank: number, number: number, { name, length, bytes, root }: Call) {
+      const high = Math.floor(length / 2 ** 32);
+      words.set(
+        [number, COLLECTIVES.indexOf(name), bytes, root, length | 0, high],
+        at(rank, number),
+      );
+    },
+    last: (rank: number) => get(rank, (words[at(rank, 0)] - words[at(rank, 1)] | 0) > 0 ? 0 : 1),
+  };
 }

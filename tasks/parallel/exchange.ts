@@ -9,6 +9,7 @@ import type { Device, Program, RunOptions, StateMemory } from "../../ops/mod.ts"
 import type { BufferView, Readback } from "../../ops/program/device.ts";
 import { completion, partOf, type Range, type TensorPlace } from "./buckets.ts";
 import type { Communicator } from "./communicator.ts";
+import { stateName } from "./memory_kinds.ts";
 
 /** Reads that are under way at a time. */
 export const UNDER_WAY = 4;
@@ -144,7 +145,7 @@ export class Exchange {
   #endsOf(program: Program): number[] {
     let ends = this.#ends.get(program);
     if (!ends) {
-      const written = (name: string) => program.written.get(`grad ${name}`)!;
+      const written = (name: string) => program.written.get(stateName("gradient", name))!;
       let latest = 0;
       ends = completion(this.#buckets, this.#places, written)
         .map((end) => latest = Math.max(latest, end));

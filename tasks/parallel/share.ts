@@ -118,6 +118,7 @@ export function rowsOfSlice(
   return { first: part * count, count };
 }
 
-function greatestDivisor(a: number, b: number): number {
+/** The greatest common divisor. */
+export function greatestDivisor(a: number, b: number): number {
   return b === 0 ? a : greatestDivisor(b, a % b);
 }

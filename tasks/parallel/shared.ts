@@ -7,7 +7,13 @@
  * @module
  */
 import { addInto, type Communicator, type Floats, GroupEnded, trafficOf } from "./communicator.ts";
-import { type Call, controlBlock, controlBytes, type SharedGroup } from "./control.ts";
+import {
+  type Call,
+  type ControlBlock,
+  controlBlock,
+  controlBytes,
+  type SharedGroup,
+} from "./control.ts";
 
 export type { SharedGroup } from "./control.ts";
 
@@ -62,75 +68,21 @@ export function createGroup(
  * @throws {GroupEnded} from any call, when another rank has failed
  */
 export function joinGroup(shared: SharedGroup, rank: number): Communicator {
-  const { size } = shared;
+  const { size, pieceBytes } = shared;
   const others = Array.from({ length: size }, (_, i) => i).filter((i) => i !== rank);
-  const { begin, follow, advance, alive, patiently } = meetings(shared, rank, others);
-  const { piece, bytesOf } = stagingMemory(shared);
+  const meeting = meetings(shared, rank, others);
+  const inStages = collectives(meeting);
+  const { scatter, sum, show, collect, bytesOf } = stages(shared, rank, others);
   let bytesSent = 0;
-  let rounds = 0;
-
-  /**
-   * A collective call. Its data pass in rounds, and each round in stages, in which a rank reads what
-   * the others wrote in the stage before. In a tick, a rank works at one stage of several rounds:
-   * stage i of round k has tick k + 2i. Before tick t it waits for the others to have finished tick
-   * t − 2, so that ranks that keep pace do not wait. A slot's next round comes four ticks later, when
-   * what the last one left there is read.
-   */
-  const collective = (
-    name: Call["name"],
-    values: Floats | Uint8Array | undefined,
-    root: number,
-    count: number,
-    ...stages: ((round: number, slot: number) => void)[]
-  ) => {
-    begin(name, values, root);
-    for (let tick = 0; tick < count + DISTANCE * (stages.length - 1); tick++) {
-      if (tick >= DISTANCE) follow();
-      stages.forEach((stage, i) => {
-        const round = tick - DISTANCE * i;
-        if (round >= 0 && round < count) stage(round, (rounds + round) % SLOTS);
-      });
-      advance();
-    }
-    rounds = (rounds + count) % SLOTS;
+  const collective: typeof inStages = (call, parts, ...stages) => {
+    inStages(call, parts, ...stages);
+    const passes = PASSES[call.name];
+    if (passes) bytesSent += trafficOf(call.values!.byteLength, size, passes);
   };
-
-  /** Offers the other ranks what they add up: `parts` are this rank's of the round. */
-  const scatter = (parts: readonly Floats[], slot: number) => {
-    for (const other of others) piece(slot, rank, other, parts[other]).set(parts[other]);
+  const sumAndShow = (parts: readonly Floats[], slot: number) => {
+    sum(parts, slot);
+    show(parts, slot);
   };
-  /** Adds this rank's part of the round up, in the order of the ranks. */
-  const sum = (own: Floats, slot: number) => {
-    const total = piece(slot, rank, rank, own);
-    const term = (from: number) => from === rank ? own : piece(slot, from, rank, own);
-    for (let from = 1; from < size; from++) {
-      addInto(from === size - 1 ? own : total, from === 1 ? term(0) : total, term(from));
-    }
-  };
-  /** Shows the other ranks this rank's part. */
-  const show = (own: Floats, slot: number) => piece(slot, rank, rank, own).set(own);
-  /** Fetches the other ranks' parts. */
-  const collect = (parts: readonly Floats[], slot: number) => {
-    for (const other of others) parts[other].set(piece(slot, other, other, parts[other]));
-  };
-  const pieceLength = (values: Floats) => shared.pieceBytes / values.BYTES_PER_ELEMENT;
-  /** The parts of each round when every rank has one part of the whole array. */
-  const roundsOfParts = (values: Floats) => {
-    const part = values.length / size;
-    if (!Number.isInteger(part)) {
-      throw new Error(`length ${values.length} is not a multiple of the ${size} ranks`);
-    }
-    return ranges(part, pieceLength(values)).map(([from, to]) =>
-      Array.from({ length: size }, (_, i) => values.subarray(i * part + from, i * part + to))
-    );
-  };
-  /** The parts of each round when every rank has one part of each round. */
-  const partsOfRounds = (values: Floats) =>
-    ranges(values.length, size * pieceLength(values)).map(([from, to]) => {
-      const part = Math.ceil((to - from) / size);
-      const bound = (i: number) => Math.min(from + i * part, to);
-      return Array.from({ length: size }, (_, i) => values.subarray(bound(i), bound(i + 1)));
-    });
 
   return {
     rank,
@@ -138,59 +90,124 @@ export function joinGroup(shared: SharedGroup, rank: number): Communicator {
     get bytesSent() {
       return bytesSent;
     },
-    alive,
-    patiently,
+    alive: meeting.alive,
+    patiently: meeting.patiently,
     // deno-lint-ignore require-await -- so that what is thrown becomes a rejection
     async allReduce(values) {
-      const parts = partsOfRounds(values);
-      collective("allReduce", values, 0, parts.length, (round, slot) => {
-        scatter(parts[round], slot);
-      }, (round, slot) => {
-        sum(parts[round][rank], slot);
-        show(parts[round][rank], slot);
-      }, (round, slot) => {
-        collect(parts[round], slot);
-      });
-      bytesSent += trafficOf(values.byteLength, size, 2);
+      const parts = partsOfRounds(shared, values);
+      collective({ name: "allReduce", values }, parts, scatter, sumAndShow, collect);
     },
     // deno-lint-ignore require-await -- as above
     async reduceScatter(values) {
-      const parts = roundsOfParts(values);
-      collective("reduceScatter", values, 0, parts.length, (round, slot) => {
-        scatter(parts[round], slot);
-      }, (round, slot) => {
-        sum(parts[round][rank], slot);
-      });
-      bytesSent += trafficOf(values.byteLength, size, 1);
+      collective({ name: "reduceScatter", values }, roundsOfParts(shared, values), scatter, sum);
       const part = values.length / size;
       return values.subarray(rank * part, (rank + 1) * part);
     },
     // deno-lint-ignore require-await -- as above
     async allGather(values) {
-      const parts = roundsOfParts(values);
-      collective("allGather", values, 0, parts.length, (round, slot) => {
-        show(parts[round][rank], slot);
-      }, (round, slot) => {
-        collect(parts[round], slot);
-      });
-      bytesSent += trafficOf(values.byteLength, size, 1);
+      collective({ name: "allGather", values }, roundsOfParts(shared, values), show, collect);
     },
     // deno-lint-ignore require-await -- as above
     async broadcast(values, root = 0) {
-      const parts = ranges(values.length, size * size * shared.pieceBytes)
+      const parts = ranges(values.length, size * size * pieceBytes)
         .map(([from, to]) => values.subarray(from, to));
-      collective("broadcast", values, root, parts.length, (round, slot) => {
-        if (rank === root) bytesOf(slot, parts[round].length).set(parts[round]);
-      }, (round, slot) => {
-        if (rank !== root) parts[round].set(bytesOf(slot, parts[round].length));
-      });
-      bytesSent += trafficOf(values.byteLength, size, 1);
+      const copy = (writes: boolean) => (part: Uint8Array, slot: number) => {
+        const there = bytesOf(slot, part.length);
+        if (writes && rank === root) there.set(part);
+        if (!writes && rank !== root) part.set(there);
+      };
+      collective({ name: "broadcast", values, root }, parts, copy(true), copy(false));
     },
     // deno-lint-ignore require-await -- as above
     async barrier() {
-      collective("barrier", undefined, 0, 1, () => {}, () => {});
+      collective({ name: "barrier" }, [undefined], () => {}, () => {});
     },
   };
+}
+
+/** How often a collective call's values pass a rank. */
+const PASSES: Partial<Record<Call["name"], 1 | 2>> = {
+  allReduce: 2,
+  reduceScatter: 1,
+  allGather: 1,
+  broadcast: 1,
+};
+
+/**
+ * Collective calls. The data of one pass in rounds, and each round in stages, in which a rank reads what
+ * the others wrote in the stage before. In a tick, a rank works at one stage of several rounds:
+ * stage i of round k has tick k + 2i. Before tick t it waits for the others to have finished tick
+ * t − 2, so that ranks that keep pace do not wait. A slot's next round comes four ticks later, when
+ * what the last one left there is read.
+ */
+function collectives({ begin, follow, advance }: ReturnType<typeof meetings>) {
+  let rounds = 0;
+  return <Part>(
+    { name, values, root }: Pick<Call, "name"> & { values?: Floats | Uint8Array; root?: number },
+    parts: readonly Part[],
+    ...stages: ((part: Part, slot: number) => void)[]
+  ) => {
+    begin(name, values, root);
+    const count = parts.length;
+    for (let tick = 0; tick < count + DISTANCE * (stages.length - 1); tick++) {
+      if (tick >= DISTANCE) follow();
+      stages.forEach((stage, i) => {
+        const round = tick - DISTANCE * i;
+        if (round >= 0 && round < count) stage(parts[round], (rounds + round) % SLOTS);
+      });
+      advance();
+    }
+    rounds = (rounds + count) % SLOTS;
+  };
+}
+
+/** What a rank does in the stages of a round; `parts` has a part of the round for every rank. */
+function stages(shared: SharedGroup, rank: number, others: readonly number[]) {
+  const { size } = shared, { piece, bytesOf } = stagingMemory(shared);
+  return {
+    bytesOf,
+    /** Offers the other ranks what they add up. */
+    scatter(parts: readonly Floats[], slot: number) {
+      for (const other of others) piece(slot, rank, other, parts[other]).set(parts[other]);
+    },
+    /** Adds this rank's part of the round up, in the order of the ranks. */
+    sum({ [rank]: own }: readonly Floats[], slot: number) {
+      const total = piece(slot, rank, rank, own);
+      const term = (from: number) => from === rank ? own : piece(slot, from, rank, own);
+      for (let from = 1; from < size; from++) {
+        addInto(from === size - 1 ? own : total, from === 1 ? term(0) : total, term(from));
+      }
+    },
+    /** Shows the other ranks this rank's part. */
+    show({ [rank]: own }: readonly Floats[], slot: number) {
+      piece(slot, rank, rank, own).set(own);
+    },
+    /** Fetches the other ranks' parts. */
+    collect(parts: readonly Floats[], slot: number) {
+      for (const other of others) parts[other].set(piece(slot, other, other, parts[other]));
+    },
+  };
+}
+
+/** The parts of each round when every rank has one part of the whole array. */
+function roundsOfParts({ size, pieceBytes }: SharedGroup, values: Floats): Floats[][] {
+  const part = values.length / size;
+  if (!Number.isInteger(part)) {
+    throw new Error(`length ${values.length} is not a multiple of the ${size} ranks`);
+  }
+  return ranges(part, pieceBytes / values.BYTES_PER_ELEMENT).map(([from, to]) =>
+    Array.from({ length: size }, (_, i) => values.subarray(i * part + from, i * part + to))
+  );
+}
+
+/** The parts of each round when every rank has one part of each round. */
+function partsOfRounds({ size, pieceBytes }: SharedGroup, values: Floats): Floats[][] {
+  const step = size * pieceBytes / values.BYTES_PER_ELEMENT;
+  return ranges(values.length, step).map(([from, to]) => {
+    const part = Math.ceil((to - from) / size);
+    const bound = (i: number) => Math.min(from + i * part, to);
+    return Array.from({ length: size }, (_, i) => values.subarray(bound(i), bound(i + 1)));
+  });
 }
 
 /** How a rank and the others meet, and what it says about itself meanwhile. */
@@ -216,21 +233,6 @@ function meetings(shared: SharedGroup, rank: number, others: readonly number[]) 
     }
     control.setState(rank, before);
   };
-  /**
-   * Made once the others are in this call. They may have begun the next one by now, but have not got
-   * to this point in it, and two calls are kept.
-   */
-  const compareCalls = () => {
-    compared = true;
-    const mine = callText(control.call(rank, calls));
-    for (const other of others) {
-      const theirs = callText(control.call(other, calls));
-      if (theirs === mine) continue;
-      throw new Error(
-        `the ranks' calls differ: ${mine} on rank ${rank}, ${theirs} on rank ${other}`,
-      );
-    }
-  };
   return {
     begin(name: Call["name"], values?: Floats | Uint8Array, root = 0) {
       throwIfEnded();
@@ -241,7 +243,8 @@ function meetings(shared: SharedGroup, rank: number, others: readonly number[]) 
     /** Waits until the others have finished the tick before the last one. */
     follow() {
       for (const other of others) waitFor(other, step + 1 - DISTANCE | 0);
-      if (!compared) compareCalls();
+      if (!compared) compareCalls(control, rank, calls, others);
+      compared = true;
     },
     /** Has finished a tick: what was written in it others can read. */
     advance() {
@@ -264,6 +267,24 @@ function meetings(shared: SharedGroup, rank: number, others: readonly number[]) 
       }
     },
   };
+}
+
+/**
+ * Compares this rank's call with the others'. Made once they are in this call: they may have begun the next
+ * one by now, but have not got to this point in it, and two calls are kept.
+ */
+function compareCalls(
+  control: ControlBlock,
+  rank: number,
+  number: number,
+  others: readonly number[],
+): void {
+  const mine = callText(control.call(rank, number));
+  for (const other of others) {
+    const theirs = callText(control.call(other, number));
+    if (theirs === mine) continue;
+    throw new Error(`the ranks' calls differ: ${mine} on rank ${rank}, ${theirs} on rank ${other}`);
+  }
 }
 
 /**

@@ -148,7 +148,7 @@ async function runOnce<Args, Result>(job: WorkersJob<Args>, args: Args): Promise
   const watch = watchRanks(control, job, (rank) => running.has(rank), fail);
   try {
     for (let rank = 0; rank < job.size; rank++) {
-      const worker = new Worker(job.module, { type: "module", name: `rank ${rank}` });
+      const worker = startRank(job, { shared, rank, args });
       running.set(rank, worker);
       worker.onmessage = ({ data }: MessageEvent<RankMessage>) => {
         if ("text" in data) {
@@ -165,14 +165,6 @@ async function runOnce<Args, Result>(job: WorkersJob<Args>, args: Args): Promise
         fail(new Error(`rank ${rank}: ${event.message}`));
         end(rank);
       };
-      worker.postMessage(
-        {
-          shared,
-          rank,
-          args,
-          terminal: { isTTY: rank === 0 && job.output.isTTY === true, columns: job.output.columns },
-        } satisfies RankStart<Args>,
-      );
     }
     return await promise;
   } finally {
@@ -182,6 +174,17 @@ async function runOnce<Args, Result>(job: WorkersJob<Args>, args: Args): Promise
     for (const worker of running.values()) worker.terminate();
     if (running.has(0) && job.output.isTTY) job.output.write(RESTORE_TERMINAL);
   }
+}
+
+function startRank<Args>(
+  { module, output }: WorkersJob<Args>,
+  start: Omit<RankStart<Args>, "terminal">,
+): Worker {
+  const { rank } = start;
+  const worker = new Worker(module, { type: "module", name: `rank ${rank}` });
+  const terminal = { isTTY: rank === 0 && output.isTTY === true, columns: output.columns };
+  worker.postMessage({ ...start, terminal } satisfies RankStart<Args>);
+  return worker;
 }
 
 /** Looks at the ranks at intervals, and tells of the first that is lost. */

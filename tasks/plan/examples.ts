@@ -8,14 +8,15 @@
 import type { PresetName } from "../../models/mod.ts";
 import { gpuTarget } from "../../ops/gpu/target.ts";
 import { type PretrainConfig, resolvePretrain } from "../config/pretrain.ts";
-import { align } from "../bench/report.ts";
+import { gigabytes, wholeText } from "../command/number_text.ts";
+import { align } from "../command/table.ts";
 import { wrap } from "../command/help.ts";
 import { percentText } from "../command/number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
-import { planMemory } from "./memory.ts";
-import { count, gigabytes, hoursText, secondsText } from "./print.ts";
+import { planMemory } from "../train/memory.ts";
+import { hoursText, secondsText } from "./print.ts";
 import { planTime } from "./time.ts";
-import { flopsPerToken, workOf } from "./work.ts";
+import { flopsPerToken, workOf } from "../train/work.ts";
 
 /** Wall-clock hours of the paper's runs (appendix A.6), on A100 GPUs of 40 GB. */
 const PAPER: readonly { preset: PresetName; devices: number; hours: number }[] = [
@@ -160,14 +161,14 @@ function arithmetic(examples: readonly Example[]): string[] {
     "1. How fast is a GPU? From the run of base:\n" + indent([
       `${base.paperHours} h / 125,000 updates = ${secondsText(base.paperSeconds)} per update`,
       `1,048,576 tokens / ${base.devices} GPUs / ${secondsText(base.paperSeconds)} = ` +
-      `${count(base.rate)} tokens/s per GPU`,
+      `${wholeText(base.rate)} tokens/s per GPU`,
       `× ${base.gflopsPerToken.toFixed(3)} GFLOP per token = ${speed} per GPU`,
     ]),
     "2. How long do the others compute at this speed?\n" +
     indent(
       others.map((e) =>
         `${e.preset}: ${speed} / ${e.gflopsPerToken.toFixed(3)} GFLOP per token = ` +
-        `${count(e.rate)} tokens/s; ${count(e.tokens)} tokens in ${secondsText(e.compute)}`
+        `${wholeText(e.rate)} tokens/s; ${wholeText(e.tokens)} tokens in ${secondsText(e.compute)}`
       ),
     ),
     "3. Does the backward pass hide the all-reduce?\n" + indent(examples.map((e) => {

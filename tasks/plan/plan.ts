@@ -11,12 +11,12 @@ import { cpuTarget } from "../../ops/cpu/target.ts";
 import { supportOf } from "../../ops/cpu/support.ts";
 import { gpuTarget } from "../../ops/gpu/target.ts";
 import type { Target } from "../../ops/program/lowering.ts";
-import { mib } from "../bench/report.ts";
+import { gigabytes, mib } from "../command/number_text.ts";
 import { describe, flagName, type Option } from "../command/options.ts";
-import { type MemoryPlan, planMemory } from "./memory.ts";
+import { type MemoryPlan, planMemory } from "../train/memory.ts";
 import { type GivenRate, type Rate, rateOf } from "./rate.ts";
 import { planTime, type TimePlan } from "./time.ts";
-import { type Work, workOf } from "./work.ts";
+import { type Work, workOf } from "../train/work.ts";
 import {
   type GivenPretrain,
   PRETRAIN_CONFIG,
@@ -287,8 +287,8 @@ function tooMuch(
   room: number,
 ): string[] {
   if (bytes <= room) return [];
-  const refusal = `${gigabytes(bytes)} per ${nameOf(target)} do not fit the ${
-    gigabytes(room)
+  const refusal = `${gigabytes(bytes, 2)} per ${nameOf(target)} do not fit the ${
+    gigabytes(room, 2)
   } of --memory: `;
   for (
     let micro = halved(config.microBatch);
@@ -298,7 +298,7 @@ function tooMuch(
     const smaller = planMemory({ ...config, microBatch: micro }, devices, target);
     if (smaller.bytes <= room) {
       const flag = `--${flagName("microBatch")} ${micro}`;
-      return [`${refusal}${flag} would need ${gigabytes(smaller.bytes)}`];
+      return [`${refusal}${flag} would need ${gigabytes(smaller.bytes, 2)}`];
     }
   }
   return [`${refusal}not even micro-batches of one sequence would; choose a smaller preset`];
@@ -306,8 +306,4 @@ function tooMuch(
 
 function halved(tokens: number): number {
   return Math.floor(tokens / 2);
-}
-
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(2)} GB`;
 }

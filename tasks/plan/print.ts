@@ -4,8 +4,8 @@
  * @module
  */
 
-import { align, mib } from "../bench/report.ts";
-import { percentText } from "../command/number_text.ts";
+import { gigabytes, mib, percentText, wholeText } from "../command/number_text.ts";
+import { align } from "../command/table.ts";
 import { ADAPTER_LIMITS, nameOf, type Plan } from "./plan.ts";
 
 /** A line of arithmetic: what, how, and what it comes to. */
@@ -30,7 +30,7 @@ const TERMS = 3;
  */
 export function planText(plan: Plan): string {
   const { config, devices, target } = plan, device = nameOf(target);
-  const on = devices === 1 ? `one ${device}` : `${count(devices)} ${device}s`;
+  const on = devices === 1 ? `one ${device}` : `${wholeText(devices)} ${device}s`;
   const what = config.objective === "metro" ? "METRO-T5" : "T5";
   return [
     `Pretraining ${what} ${config.preset} on ${on}, 32-bit floats`,
@@ -52,15 +52,15 @@ function workLines({ config, devices, target, work, rate }: Plan): Line[] {
   const lines: Line[] = [
     [
       "update",
-      `${count(micros)} micro-batches of ${rows} × ${length}`,
-      `${count(micros * rows * length)} tokens`,
+      `${wholeText(micros)} micro-batches of ${rows} × ${length}`,
+      `${wholeText(micros * rows * length)} tokens`,
     ],
   ];
   if (devices > 1) {
     lines.push([
       `each ${device}`,
-      `${count(slices)} times ${own.rows} × ${own.length}`,
-      `${count(tokens)} tokens`,
+      `${wholeText(slices)} times ${own.rows} × ${own.length}`,
+      `${wholeText(tokens)} tokens`,
     ]);
   }
   if (surplus > 1.0005) {
@@ -70,12 +70,12 @@ function workLines({ config, devices, target, work, rate }: Plan): Line[] {
       `${percent(surplus - 1)}`,
     ]);
   }
-  lines.push([`rate of a ${device}`, rate.from, `${count(rate.tokensPerSecond)} tokens/s`]);
+  lines.push([`rate of a ${device}`, rate.from, `${wholeText(rate.tokensPerSecond)} tokens/s`]);
   if (micros * rows * length !== config.batchTokens) {
     lines.push([
       "--batch-tokens",
       "the nearest number of micro-batches is taken",
-      `${count(config.batchTokens)} tokens`,
+      `${wholeText(config.batchTokens)} tokens`,
     ]);
   }
   return lines;
@@ -147,15 +147,15 @@ function runLines({ config, devices, target, work, time }: Plan): Line[] {
   const tokens = updates * work.micros * work.micro.rows * work.micro.length;
   const hours = updates * time.seconds / 3600;
   const lines: Line[] = [
-    ["time", `${count(updates)} updates × ${secondsText(time.seconds)}`, hoursText(hours)],
-    ["tokens", "padding included", count(tokens)],
-    ["tokens per second", `of all ${nameOf(target)}s`, count(tokens / hours / 3600)],
+    ["time", `${wholeText(updates)} updates × ${secondsText(time.seconds)}`, hoursText(hours)],
+    ["tokens", "padding included", wholeText(tokens)],
+    ["tokens per second", `of all ${nameOf(target)}s`, wholeText(tokens / hours / 3600)],
   ];
   if (devices > 1) {
     lines.push([
       `${nameOf(target)}-hours`,
       `${devices} × ${hoursText(hours)}`,
-      count(devices * hours),
+      wholeText(devices * hours),
     ]);
   }
   return lines;
@@ -163,16 +163,6 @@ function runLines({ config, devices, target, work, time }: Plan): Line[] {
 
 function section(title: string, lines: readonly Line[]): string {
   return `${title}\n${align(lines, 2)}`;
-}
-
-/** Bytes in 10⁹. */
-export function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(3)} GB`;
-}
-
-/** Whole numbers with separators. */
-export function count(x: number): string {
-  return Math.round(x).toLocaleString("en-US");
 }
 
 /** Seconds to the millisecond. */
@@ -183,7 +173,9 @@ export function secondsText(x: number): string {
 /** Hours, or days where there are many. */
 export function hoursText(hours: number): string {
   if (hours < 0.1) return `${(hours * 3600).toFixed(0)} s`;
-  return hours < 1000 ? `${hours.toFixed(1)} h` : `${count(hours)} h (${count(hours / 24)} days)`;
+  return hours < 1000
+    ? `${hours.toFixed(1)} h`
+    : `${wholeText(hours)} h (${wholeText(hours / 24)} days)`;
 }
 
 function percent(share: number): string {

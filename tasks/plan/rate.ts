@@ -8,7 +8,7 @@ import { readFile } from "node:fs/promises";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { BenchReport } from "../bench/report.ts";
 import type { PretrainConfig } from "../config/pretrain.ts";
-import { flopsPerToken } from "./work.ts";
+import { flopsPerToken } from "../train/work.ts";
 
 /** A device's speed. */
 export interface Rate {

@@ -12,7 +12,8 @@
 
 import { trafficOf } from "../parallel/communicator.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
-import type { MemoryPlan } from "./memory.ts";
+import type { MemoryPlan } from "../train/memory.ts";
+import { gigabytes, wholeText } from "../command/number_text.ts";
 
 /** The ways between devices. */
 export interface Links {
@@ -93,7 +94,7 @@ export function planTime(
   const compute = tokens / rate;
   const computing = {
     what: "compute",
-    how: [`${count(tokens)} tokens / ${count(rate)} tokens/s`],
+    how: [`${wholeText(tokens)} tokens / ${wholeText(rate)} tokens/s`],
     seconds: compute,
   };
   if (devices === 1) {
@@ -101,8 +102,11 @@ export function planTime(
   }
 
   const { gradientBytes, lateBytes, buckets, bucketBytes } = memory;
-  const rounds = Math.ceil(Math.log2(devices));
+  const rounds = roundsOf(devices);
   const lateBuckets = Math.min(buckets, Math.ceil(lateBytes / bucketBytes));
+  const transfer = transfers(devices, links);
+  const gradients = (when: string, bytes: number, count: number) =>
+    transfer(`gradients, ${when}`, count, bytes, bytes, bytes / devices, count);
   const early = gradients("early", gradientBytes - lateBytes, buckets - lateBuckets);
   const late = gradients("late", lateBytes, lateBuckets);
   const hidden = Math.min(early.seconds, links.overlap * BACKWARD * compute / slices);
@@ -124,21 +128,23 @@ export function planTime(
   const seconds = items.reduce((sum, item) => sum + item.seconds, 0);
   const traffic = trafficOf(gradientBytes, devices, 2) + trafficOf(SMALL_SUMS, devices, 2);
   return { traffic, items, compute, exposed: seconds - compute, seconds };
+}
 
-  function gradients(when: string, bytes: number, count: number): TimeItem {
-    return transfer(`gradients, ${when}`, count, bytes, bytes, bytes / devices, count);
-  }
-
+/** What it takes to move bytes from one device to the others. */
+function transfers(
+  devices: number,
+  { interconnect, latency, hostLink, hostSums, readWait }: Links,
+) {
+  const rounds = roundsOf(devices);
   /** Bytes read from the device in so many reads, exchanged and dealt with in so many messages, and written. */
-  function transfer(
+  return (
     what: string,
     reads: number,
     read: number,
     exchanged: number,
     written: number,
     messages: number,
-  ): TimeItem {
-    const { interconnect, latency, hostLink, hostSums, readWait } = links;
+  ): TimeItem => {
     const waits = Math.ceil(reads / UNDER_WAY);
     const sent = trafficOf(exchanged, devices, 1);
     return {
@@ -153,11 +159,12 @@ export function planTime(
       seconds: waits * readWait + (read + written) / hostLink + sent / interconnect +
         exchanged / hostSums + messages * rounds * latency,
     };
-  }
+  };
 }
 
-function count(x: number): string {
-  return Math.round(x).toLocaleString("en-US");
+/** Messages of a rank that one collective call takes. */
+function roundsOf(devices: number): number {
+  return Math.ceil(Math.log2(devices));
 }
 
 function milliseconds(seconds: number): string {
@@ -166,10 +173,6 @@ function milliseconds(seconds: number): string {
 
 function microseconds(seconds: number): string {
   return `${round(seconds * 1e6)} µs`;
-}
-
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(3)} GB`;
 }
 
 function speed(bytesPerSecond: number): string {

@@ -11,6 +11,7 @@ import { LINT_KINDS, lintTemplates } from "./lint.ts";
 import { cap, evalTemplates, mixtureDatasets, type MixtureName, MIXTURES, T0_EVAL } from "./t0.ts";
 import { type Rendered, RenderError, type Template } from "./template.ts";
 import { openTemplates, type Templates } from "./templates.ts";
+import { aligned } from "../command/table.ts";
 
 /** Where templates and rows are. */
 export interface PromptPlaces {
@@ -40,8 +41,7 @@ export function listLines(
       t.answerChoices?.trim() ?? "",
     ])
   );
-  const widths = [0, 1, 2].map((i) => Math.max(...rows.map((row) => row[i].length)));
-  return rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ").trimEnd());
+  return aligned(rows, 4);
 }
 
 /** `show`: a dataset's templates, and what they make of one row. */

@@ -12,16 +12,15 @@
 import type { MixingRule } from "../config/finetune.ts";
 import { existsSync, readFileSync } from "node:fs";
 import { UserError } from "../../ops/graph/errors.ts";
-import { key } from "../../ops/graph/random.ts";
+import { key, permute } from "../../ops/graph/random.ts";
 import { hash } from "./examples.ts";
 import { nearest } from "../command/nearest.ts";
 import { cap, mixtureDatasets, type MixtureName, T0_DATASETS } from "./t0.ts";
 import { openTemplates, taskName, type Templates } from "./templates.ts";
 import { datasetsIn, indexRows, isP3, readRows, type RowIndex, splitsOf } from "../rows/mod.ts";
-import { permute } from "../text/shuffle.ts";
 
 /** Names of the mixtures of T0, largest last. */
-export const MIXTURE_NAMES = ["T0", "T0+", "T0++"] as const satisfies readonly MixtureName[];
+const MIXTURE_NAMES = ["T0", "T0+", "T0++"] as const satisfies readonly MixtureName[];
 
 /** A dataset of a mixture. Plain data: it can be sent to a worker. */
 export interface MixtureDataset {

@@ -13,6 +13,9 @@ import { type Mixture, MixtureOrder } from "./mixture.ts";
 import { openTemplates } from "./templates.ts";
 import { openRows, type RowReader } from "../rows/mod.ts";
 import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import type { FinetuneConfig } from "../config/finetune.ts";
+import { joinArrays } from "../files/arrays.ts";
+import { OrderedPool } from "../parallel/ordered_pool.ts";
 
 /** What windows are made from. Plain data. */
 export interface WindowSource {
@@ -30,6 +33,16 @@ export interface WindowSource {
   targetLength: number;
   /** Count unusable rows instead of stopping at them. */
   skipBad: boolean;
+}
+
+/** Windows as a finetuning run's config wants them. */
+export function windowSource(
+  { seed, sourceLength, targetLength, skipBad }: FinetuneConfig,
+  mixture: Mixture,
+  tokenizer: TokenizerJson,
+  size: number,
+): WindowSource {
+  return { mixture, seed, size, tokenizer, sourceLength, targetLength, skipBad };
 }
 
 /** What was met in a window, per dataset. */
@@ -117,9 +130,9 @@ export class WindowMaker {
       targets.push(example.target);
     }
     return {
-      sources: joined(sources),
+      sources: joinArrays(Uint32Array, sources),
       sourceLengths: Uint32Array.from(sources, (ids) => ids.length),
-      targets: joined(targets),
+      targets: joinArrays(Uint32Array, targets),
       targetLengths: Uint32Array.from(targets, (ids) => ids.length),
       counts,
       bad,
@@ -145,20 +158,13 @@ export class WindowMaker {
   }
 }
 
-function joined(arrays: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
-  const all = new Uint32Array(arrays.reduce((sum, a) => sum + a.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
+/** Which window. */
+export interface WindowNumber {
+  /** From 0. */
+  epoch: number;
+  /** From 0. */
+  window: number;
 }
-
-/** What a worker is sent: first what to make windows from, then which. */
-export type WindowRequest = { source: WindowSource } | { epoch: number; window: number };
-/** What a worker answers, in order. */
-export type WindowReply = { made: ExampleWindow } | { error: string; user: boolean };
 
 /** Windows in their order, made ahead on worker threads. */
 export class WindowAhead {
@@ -166,38 +172,22 @@ export class WindowAhead {
   readonly epochSize: number;
   /** Windows of one epoch. */
   readonly windows: number;
-  readonly #workers: Worker[];
-  readonly #waiting: PromiseWithResolvers<ExampleWindow>[][];
+  readonly #threads: number;
+  readonly #pool: OrderedPool<WindowSource, WindowNumber, ExampleWindow>;
   readonly #made = new Map<string, Promise<ExampleWindow>>();
-  #turn = 0;
 
   /** Starts the threads. */
   constructor(source: WindowSource, threads: number) {
     this.epochSize = new MixtureOrder(source.mixture, source.seed).size;
     this.windows = Math.ceil(this.epochSize / source.size);
-    this.#waiting = Array.from({ length: threads }, () => []);
-    this.#workers = this.#waiting.map((waiting) => {
-      const url = new URL("./window_worker.ts", import.meta.url);
-      const worker = new Worker(url, { type: "module" });
-      worker.onmessage = ({ data }: MessageEvent<WindowReply>) => {
-        const first = waiting.shift()!;
-        if ("made" in data) first.resolve(data.made);
-        else first.reject(data.user ? new UserError(data.error) : new Error(data.error));
-      };
-      worker.onerror = (event) => {
-        event.preventDefault();
-        for (const { reject } of waiting.splice(0)) {
-          reject(new Error(`a data worker failed: ${event.message}`));
-        }
-      };
-      worker.postMessage({ source } satisfies WindowRequest);
-      return worker;
-    });
+    this.#threads = threads;
+    const module = new URL("./window_worker.ts", import.meta.url);
+    this.#pool = new OrderedPool(module, threads, "a data worker", source);
   }
 
   /** A window; the ones after it are begun. */
   async get(epoch: number, window: number): Promise<ExampleWindow> {
-    for (let ahead = 0; ahead <= this.#workers.length; ahead++) {
+    for (let ahead = 0; ahead <= this.#threads; ahead++) {
       const at = window + ahead;
       this.#begin(epoch + Math.floor(at / this.windows), at % this.windows);
     }
@@ -209,18 +199,11 @@ export class WindowAhead {
 
   /** Ends the threads. */
   close(): void {
-    for (const worker of this.#workers) worker.terminate();
+    this.#pool.close();
   }
 
   #begin(epoch: number, window: number): void {
     const id = `${epoch} ${window}`;
-    if (this.#made.has(id)) return;
-    const answer = Promise.withResolvers<ExampleWindow>();
-    // It may fail while an earlier one is awaited; the failure is met when its turn comes.
-    answer.promise.catch(() => {});
-    const turn = this.#turn++ % this.#workers.length;
-    this.#waiting[turn].push(answer);
-    this.#workers[turn].postMessage({ epoch, window } satisfies WindowRequest);
-    this.#made.set(id, answer.promise);
+    if (!this.#made.has(id)) this.#made.set(id, this.#pool.ask({ epoch, window }));
   }
 }

@@ -6,7 +6,7 @@
  */
 import { curves } from "./curves.ts";
 import { type FigureKey, FIGURES, formatFigure, type MetricRecord } from "./metrics.ts";
-import { NO_NUMBER } from "../command/number_text.ts";
+import { NO_NUMBER, wholeText } from "../command/number_text.ts";
 import { cards, escapeHtml, htmlPage } from "./page.ts";
 
 /** What a report is made from: the contents of a run folder. */
@@ -51,7 +51,7 @@ function summary({ config, metrics }: Run): string {
   return cards([
     ["Preset", textOf(config.preset)],
     ["Objective", textOf(config.objective)],
-    ["Updates", train && count(train.update)],
+    ["Updates", train && wholeText(train.update)],
     ["Tokens", figureOf(train, "tokens")],
     ["Time", figureOf(train, "seconds")],
     ["Held-out loss", figureOf(heldout, "loss")],
@@ -73,7 +73,7 @@ function finalTable(metrics: readonly MetricRecord[]): string {
   if (rows.length === 0) return "<p>None yet.</p>";
   const head = (name: string, record?: MetricRecord) =>
     `<th scope="col">${name}${
-      record ? `<br><small>update ${count(record.update)}</small>` : ""
+      record ? `<br><small>update ${wholeText(record.update)}</small>` : ""
     }</th>`;
   return `<table>
 <thead><tr><th scope="col">Figure</th>${head("Train", train)}${
@@ -95,10 +95,6 @@ function configTable(config: Readonly<Record<string, unknown>>): string {
 function figureOf(record: MetricRecord | undefined, key: FigureKey): string | undefined {
   const value = record?.[key];
   return value === undefined || typeof value === "string" ? undefined : formatFigure(key, value);
-}
-
-function count(n: number): string {
-  return n.toLocaleString("en-US");
 }
 
 function textOf(value: unknown): string | undefined {

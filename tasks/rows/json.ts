@@ -4,14 +4,8 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import {
-  concat,
-  decodeLines,
-  MAX_RECORD,
-  readBlocks,
-  readBytes,
-  strictUtf8,
-} from "../files/lines.ts";
+import { joinArrays } from "../files/arrays.ts";
+import { decodeLines, MAX_RECORD, readBlocks, readBytes, strictUtf8 } from "../files/lines.ts";
 import { parseRow, type Row } from "./row.ts";
 
 /** A row as its file gives it. */
@@ -120,7 +114,7 @@ async function* arrayElements(file: string): AsyncGenerator<Uint8Array[]> {
     const elements: Uint8Array[] = [];
     let from = 0; // where the element's bytes begin in this chunk
     const finish = (to: number): void => {
-      elements.push(concat([...pending, chunk.subarray(from, to)]));
+      elements.push(joinArrays(Uint8Array, [...pending, chunk.subarray(from, to)]));
       pending = [];
       size = 0;
     };

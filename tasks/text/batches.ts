@@ -7,7 +7,7 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { key, Random } from "../../ops/graph/random.ts";
+import { key, permute, Random, shuffle } from "../../ops/graph/random.ts";
 import type { BlockSource } from "./packed.ts";
 import {
   ALONE,
@@ -18,7 +18,6 @@ import {
   type Slice,
   slicesOf,
 } from "../parallel/share.ts";
-import { permute } from "./shuffle.ts";
 
 /** The shapes of micro-batches. */
 export interface BatchShapes {
@@ -231,7 +230,7 @@ export class Batcher {
       blocks.push(permute(i, count, order));
     }
     const plan = planBatches(this.#part, this.#options, blocks, epoch);
-    return shuffled(plan, new Random(key(seed, BATCHES, epoch, window)));
+    return shuffle(plan, new Random(key(seed, BATCHES, epoch, window)));
   }
 
   #nextWindow(): void {
@@ -340,14 +339,6 @@ function planBatches(
     }
   }
   return plan;
-}
-
-function shuffled<T>(items: T[], random: Random): T[] {
-  for (let i = items.length - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [items[i], items[j]] = [items[j], items[i]];
-  }
-  return items;
 }
 
 function fill(

@@ -5,6 +5,8 @@
  */
 import type { Document } from "./corpus.ts";
 import type { Tokenizer, TokenizerJson } from "../tokenizer/tokenizer.ts";
+import { joinArrays } from "../files/arrays.ts";
+import { OrderedPool } from "../parallel/ordered_pool.ts";
 
 /** The ids of one document, without special tokens. */
 export interface EncodedDocument {
@@ -23,12 +25,6 @@ export interface EncodedBatch {
   /** How many lines each document has. */
   lines: Uint32Array<ArrayBuffer>;
 }
-
-/** What the main thread sends to a worker: first the tokenizer, then the lines of documents. */
-export type WorkerRequest = { json: TokenizerJson } | { documents: string[][] };
-
-/** What a worker answers to each batch, in order. */
-export type WorkerReply = { batch: EncodedBatch } | { error: string };
 
 /** How much text is encoded at once, UTF-16 units: large enough that messages cost nothing. */
 const BATCH = 1 << 18;
@@ -63,17 +59,22 @@ export async function* encodeDocuments(
     for await (const batch of batches(documents)) yield* unpack(encodeBatch(tokenizer, batch));
     return;
   }
-  const pool = Array.from({ length: workers }, () => new EncodeWorker(tokenizer.json));
+  const module = new URL("./encode_worker.ts", import.meta.url);
+  const pool = new OrderedPool<TokenizerJson, string[][], EncodedBatch>(
+    module,
+    workers,
+    "an encoding worker",
+    tokenizer.json,
+  );
   const pending: Promise<EncodedBatch>[] = [];
   try {
-    let job = 0;
     for await (const batch of batches(documents)) {
-      pending.push(pool[job++ % workers].encode(batch));
+      pending.push(pool.ask(batch));
       if (pending.length >= IN_FLIGHT * workers) yield* unpack(await pending.shift()!);
     }
     while (pending.length > 0) yield* unpack(await pending.shift()!);
   } finally {
-    for (const worker of pool) worker.terminate();
+    pool.close();
   }
 }
 
@@ -81,12 +82,7 @@ export async function* encodeDocuments(
 export function encodeBatch(tokenizer: Tokenizer, documents: string[][]): EncodedBatch {
   const encoded = documents.flat().map((line) => tokenizer.encode(line));
   const lengths = Uint32Array.from(encoded, (ids) => ids.length);
-  const tokens = new Uint32Array(lengths.reduce((sum, length) => sum + length, 0));
-  let at = 0;
-  for (const ids of encoded) {
-    tokens.set(ids, at);
-    at += ids.length;
-  }
+  const tokens = joinArrays(Uint32Array, encoded);
   return { tokens, lengths, lines: Uint32Array.from(documents, (lines) => lines.length) };
 }
 
@@ -113,44 +109,5 @@ function* unpack({ tokens, lengths, lines }: EncodedBatch): Generator<EncodedDoc
     const document = lengths.subarray(line, line += count);
     const size = document.reduce((sum, length) => sum + length, 0);
     yield { tokens: tokens.subarray(token, token += size), lengths: document };
-  }
-}
-
-/** One thread: answers come in the order of the requests. */
-class EncodeWorker {
-  #worker = new Worker(new URL("./encode_worker.ts", import.meta.url), { type: "module" });
-  #waiting: PromiseWithResolvers<EncodedBatch>[] = [];
-  #failure: Error | undefined;
-
-  constructor(json: TokenizerJson) {
-    this.#worker.onmessage = ({ data }: MessageEvent<WorkerReply>) => {
-      const first = this.#waiting.shift()!;
-      if ("batch" in data) first.resolve(data.batch);
-      else first.reject(new Error(data.error));
-    };
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      this.#failure = new Error(`an encoding worker failed: ${event.message}`);
-      for (const { reject } of this.#waiting) reject(this.#failure);
-    };
-    this.#send({ json });
-  }
-
-  encode(documents: string[][]): Promise<EncodedBatch> {
-    const answer = Promise.withResolvers<EncodedBatch>();
-    // It may fail while an earlier answer is awaited; the failure is met when its turn comes.
-    answer.promise.catch(() => {});
-    if (this.#failure) answer.reject(this.#failure);
-    this.#waiting.push(answer);
-    this.#send({ documents });
-    return answer.promise;
-  }
-
-  terminate(): void {
-    this.#worker.terminate();
-  }
-
-  #send(request: WorkerRequest): void {
-    this.#worker.postMessage(request);
   }
 }

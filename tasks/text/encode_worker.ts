@@ -1,25 +1,16 @@
 /**
- * The worker of {@link ./encode.ts}: receives a tokenizer, then batches of lines, and sends back ids.
+ * The worker of {@link ./encode.ts}: makes ids of the lines of documents.
  *
  * @module
  */
-/// <reference no-default-lib="true" />
-/// <reference lib="deno.worker" />
-import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { encodeBatch, type WorkerReply, type WorkerRequest } from "./encode.ts";
+import { answer } from "../parallel/answer.ts";
+import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import { encodeBatch, type EncodedBatch } from "./encode.ts";
 
-let tokenizer: Tokenizer;
-
-self.onmessage = ({ data }: MessageEvent<WorkerRequest>): void => {
-  if ("json" in data) {
-    tokenizer = new Tokenizer(data.json);
-    return;
-  }
-  try {
-    const batch = encodeBatch(tokenizer, data.documents);
-    const buffers = [batch.tokens.buffer, batch.lengths.buffer, batch.lines.buffer];
-    self.postMessage({ batch } satisfies WorkerReply, buffers);
-  } catch (error) {
-    self.postMessage({ error: (error as Error).message } satisfies WorkerReply);
-  }
-};
+answer<TokenizerJson, string[][], EncodedBatch>(
+  (json) => {
+    const tokenizer = new Tokenizer(json);
+    return (documents) => encodeBatch(tokenizer, documents);
+  },
+  ({ tokens, lengths, lines }) => [tokens.buffer, lengths.buffer, lines.buffer],
+);

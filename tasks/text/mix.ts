@@ -5,11 +5,10 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { key } from "../../ops/graph/random.ts";
+import { key, permute } from "../../ops/graph/random.ts";
 import { numberText, percentText } from "../command/number_text.ts";
 import { checkTextWeights } from "../config/pretrain.ts";
 import type { BlockSource, PackedPart } from "./packed.ts";
-import { permute } from "./shuffle.ts";
 
 /** Streams of randomness, so that the uses of one seed are independent. */
 const PLACES = 0x706c6163;

@@ -40,7 +40,7 @@ export interface PackRequest extends Partial<PackRule> {
  * The rule that holds where a request says nothing. Long lines are split, not cropped as in the
  * released code: nothing of the corpus is lost.
  */
-export const DEFAULT_RULE: PackRule = {
+const DEFAULT_RULE: PackRule = {
   block: 512,
   rule: "complete_doc",
   longLines: "split",

@@ -10,6 +10,7 @@ import { compileNormalizer, literalPattern } from "./byte_level.ts";
 import { Charsmap } from "./charsmap.ts";
 import { METRO_RULES, type ReplaceJson } from "./metro_text.ts";
 import { type ScoredPiece, SPACE_SYMBOL, Unigram } from "./unigram.ts";
+import { joinArrays } from "../files/arrays.ts";
 
 type Section = Record<string, unknown>;
 type Normalize = (text: string) => string;
@@ -85,7 +86,7 @@ export class UnigramCodec {
       start = found.index + found[0].length;
     }
     const last = this.#section(text.slice(start));
-    return parts.length === 0 ? last : concatenate([...parts, last]);
+    return parts.length === 0 ? last : joinArrays(Uint32Array, [...parts, last]);
   }
 
   /** Encodes what is between two added tokens. */
@@ -187,14 +188,4 @@ function precompiled(base64: unknown, untouched: RegExp | undefined): Normalize 
     }
     return result + charsmap.apply(text.slice(start));
   };
-}
-
-function concatenate(parts: Uint32Array[]): Uint32Array {
-  const whole = new Uint32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }

@@ -24,6 +24,7 @@ import { PARTS } from "../../models/parameters.ts";
 import { t5Lengths } from "../../models/t5.ts";
 import { type Tensor } from "../../ops/mod.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
+import type { Share } from "../parallel/share.ts";
 import type { MicroBatch } from "../text/batches.ts";
 
 /** What a training graph yields for one micro-batch. */
@@ -52,6 +53,18 @@ export interface PreparedBatch extends BatchShape {
   counts: Record<string, number>;
   /** Tokens that are not padding. */
   tokens: number;
+}
+
+/** An endless sequence of updates' micro-batches, with a position that can be saved. */
+export interface BatchSource {
+  /** Epoch of the next batch, from 0. */
+  readonly epoch: number;
+  /** This rank's share of the micro-batches of the next update. */
+  next(): Share<PreparedBatch> | Promise<Share<PreparedBatch>>;
+  /** The position of the next update; plain data for JSON. */
+  state(): unknown;
+  /** Continues from a position that {@link BatchSource.state} gave. */
+  restore(state: unknown): void | Promise<void>;
 }
 
 /** Metric sums as the host reads them, by name: one value, or those of a vector. */

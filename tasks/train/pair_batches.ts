@@ -6,10 +6,10 @@
  */
 
 import type { SpecialIds } from "../../models/config.ts";
-import { key, Random } from "../../ops/graph/random.ts";
+import { key, Random, shuffle } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
-import { chooseLengths, fittingLength } from "./lengths.ts";
-import type { BatchShape, PreparedBatch } from "./objective.ts";
+import { chooseLengths, fittingLength } from "./static_shapes.ts";
+import type { BatchShape, BatchSource, PreparedBatch } from "./objective.ts";
 import {
   ALONE,
   type Numbered,
@@ -17,7 +17,6 @@ import {
   rowsOfSlice,
   type Share,
 } from "../parallel/share.ts";
-import type { BatchSource } from "./loop.ts";
 
 /** The static shapes of pairs: every combination of a source and a target length. */
 export interface PairShapes {
@@ -299,11 +298,7 @@ export class PairBatcher implements BatchSource {
     if (isNew) window.counts.forEach((n, i) => counts[i] += n);
     this.bad.push(...window.bad);
     const plans = planPairs(window, this.#shapes);
-    const random = new Random(key(this.#seed, BATCHES, epoch, number));
-    for (let i = plans.length - 1; i > 0; i--) {
-      const j = random.below(i + 1);
-      [plans[i], plans[j]] = [plans[j], plans[i]];
-    }
+    shuffle(plans, new Random(key(this.#seed, BATCHES, epoch, number)));
     return { window, at: offsetsOf(window), plans };
   }
 

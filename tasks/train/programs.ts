@@ -25,6 +25,7 @@ import {
 } from "../../ops/mod.ts";
 import { addAll } from "../../ops/primitives/reduce.ts";
 import type { BatchShape, Objective } from "./objective.ts";
+import { type MemoryKind, stateName } from "../parallel/memory_kinds.ts";
 
 /** Settings of AdamW. */
 export interface AdamWConfig {
@@ -78,13 +79,13 @@ export function microSpec(
   const parameters = declareParameters(model, objective.parts);
   const { loss, sums } = objective.build(parameters, shape, train);
   const updates: [Tensor, Tensor][] = Object.entries(sums).map(([name, value]) => {
-    const total = state(`${kind}/${name}`, value.shape);
+    const total = state(stateName("sum", `${kind}/${name}`), value.shape);
     return [total, add(total, value)];
   });
   if (train) {
     const shapes = parameterShapes(model, objective.parts);
     const names = [...shapes.keys()];
-    const accumulators = names.map((name) => state(`grad ${name}`, shapes.get(name)!));
+    const accumulators = names.map((name) => state(stateName("gradient", name), shapes.get(name)!));
     // keep = 0 in the first micro-batch of an update: it starts the gradients anew.
     const start = accumulators.map((g) => mul(g, runScalar("keep")));
     const grads = grad(loss, names.map((name) => parameters[name]), start);
@@ -94,7 +95,7 @@ export function microSpec(
 }
 
 /**
- * AdamW over the parts of state memory that a device updates: states p0, g0, m0, v0 and so on.
+ * AdamW over the parts of state memory that a device updates, by their numbers.
  *
  * @param parts bytes of each
  * @param grouped whether there are other devices, so that it is the host that knows the gradient's norm
@@ -105,8 +106,8 @@ export function updateSpec(
   grouped: boolean,
 ): ProgramSpec {
   const slabs = parts.map((bytes, i) => {
-    const of = (kind: string) => state(`${kind}${i}`, [bytes / 4]);
-    return { p: of("p"), g: of("g"), m: of("m"), v: of("v") };
+    const of = (kind: MemoryKind) => state(stateName(kind, String(i)), [bytes / 4]);
+    return { p: of("parameter"), g: of("gradient"), m: of("mean"), v: of("square") };
   });
   const norm = grouped ? runScalar(GRAD_NORM) : sqrt(addAll(slabs.map(({ g }) => sumSquares(g))));
   const finite = greater(scalar(LARGEST_NORM), norm);
@@ -123,7 +124,8 @@ export function updateSpec(
     const unless = (next: Tensor, old: Tensor) => where(finite, next, old);
     return [[m, unless(mean, m)], [v, unless(square, v)], [p, unless(sub(mul(p, kept), step), p)]];
   });
-  const norms = state(GRAD_NORM, []), bad = state(BAD_UPDATE, []);
+  const norms = state(stateName("sum", GRAD_NORM), []);
+  const bad = state(stateName("sum", BAD_UPDATE), []);
   const first = where(greater(bad, scalar(0)), bad, runScalar("updateNumber"));
   updates.push([norms, add(norms, norm)], [bad, where(finite, bad, first)]);
   return { name: "update", updates };

@@ -48,6 +48,7 @@ import {
   sumTensors,
   updateSpec,
 } from "./programs.ts";
+import { keptAs } from "../parallel/memory_kinds.ts";
 
 /** What one update needs. */
 export interface UpdateOptions {
@@ -82,8 +83,14 @@ export function wholeUpdate(batches: readonly PreparedBatch[]): UpdateBatches {
 
 /** Parameters and optimizer of a model in training, on one device. */
 export class Trainer {
+  /** Where it is. */
+  readonly device: Device;
   /** The model. */
   readonly model: ModelConfig;
+  /** What it learns. */
+  readonly objective: Objective;
+  /** The ranks that train it together. */
+  readonly group: Communicator;
   /** Names and shapes of the parameters. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Parameters, by name. */
@@ -93,11 +100,8 @@ export class Trainer {
   /** What this rank keeps moments of, in the order of memory; whole tensors if it is alone. */
   readonly slices: readonly TensorSlice[];
 
-  readonly #device: Device;
-  readonly #objective: Objective;
   readonly #adamw: AdamWConfig;
   readonly #seed: number;
-  readonly #group: Communicator;
   /** The parts of parameters and gradients that this rank updates. */
   readonly #parts: readonly Range[];
   readonly #placed: ReadonlyMap<string, PlacedSlice>;
@@ -124,11 +128,11 @@ export class Trainer {
     group: Communicator = alone(),
   ) {
     this.model = model;
-    this.#device = device;
-    this.#objective = objective;
+    this.device = device;
+    this.objective = objective;
     this.#adamw = adamw;
     this.#seed = seed;
-    this.#group = group;
+    this.group = group;
     this.shapes = parameterShapes(model, objective.parts);
     const { rank, size } = group;
     const tensors = memoryOrder(model, objective, size);
@@ -158,12 +162,12 @@ export class Trainer {
 
   /** Parts of the model that it trains. */
   get parts(): readonly Part[] {
-    return this.#objective.parts;
+    return this.objective.parts;
   }
 
   /** Bytes of device memory in use. */
   get deviceBytes(): number {
-    return this.#device.allocatedBytes;
+    return this.device.allocatedBytes;
   }
 
   /** Bytes of AdamW's moments on this device. */
@@ -189,7 +193,7 @@ export class Trainer {
    *
    * @throws {UserError} if the device's limits do not allow it
    */
-  prepareShape(shape: BatchShape, use: "train" | "heldout"): void {
+  compileShape(shape: BatchShape, use: "train" | "heldout"): void {
     this.#program(shape, use === "train");
   }
 
@@ -217,12 +221,12 @@ export class Trainer {
     const exchange = wanted ? this.#exchange : undefined;
     let gradNorm = 0;
     for (const [i, { batch, micro, sequence }] of batches.entries()) {
-      this.#group.alive(`update ${update + 1}`);
+      this.group.alive(`update ${update + 1}`);
       const program = this.#program(batch, true);
       const options = {
         inputs: batch.inputs,
         scalars: {
-          ...this.#objective.scalars(counts[micro], total),
+          ...this.objective.scalars(counts[micro], total),
           keep: i === 0 ? 0 : 1,
         },
         key: key(this.#seed, update, ...lengthsOf(batch)),
@@ -267,14 +271,14 @@ export class Trainer {
       throw new RangeError(`${idOf(slice)}: ${values.length} values`);
     }
     const { buffer, offset } = this.#moments[moment].view(String(range));
-    this.#device.write(buffer, offset + at, values);
+    this.device.write(buffer, offset + at, values);
   }
 
   /** Adds a held-out batch to the held-out sums. */
   evaluate(batch: PreparedBatch, sequence: number): void {
     this.#program(batch, false).run({
       inputs: batch.inputs,
-      scalars: this.#objective.scalars(batch.counts, batch.counts),
+      scalars: this.objective.scalars(batch.counts, batch.counts),
       // The same noise at every evaluation, so that curves are comparable.
       key: key(this.#seed, 0x68656c64, ...lengthsOf(batch)),
       sequence,
@@ -289,9 +293,9 @@ export class Trainer {
    */
   async takeSums(kind: "train" | "heldout"): Promise<Sums> {
     const own = await this.#ownSums();
-    const tensors = Object.entries(this.#objective.sums);
+    const tensors = Object.entries(this.objective.sums);
     const shared = Float64Array.from(tensors.flatMap(([name]) => own[`${kind}/${name}`]));
-    await this.#group.allReduce(shared);
+    await this.group.allReduce(shared);
     const sums = namedSums(tensors, shared);
     const names = tensors.map(([name]) => `${kind}/${name}`);
     if (kind === "train") {
@@ -305,7 +309,7 @@ export class Trainer {
 
   async #ownSums(): Promise<Sums> {
     const { buffer, size } = this.#sums.slab(0);
-    const floats = new Float32Array(await this.#device.read(buffer, 0, size));
+    const floats = new Float32Array(await this.device.read(buffer, 0, size));
     return Object.fromEntries(this.#sums.names.map((name) => {
       const from = this.#sums.place(name).offset / 4;
       return [name, [...floats.subarray(from, from + sizeOf(this.#sums.shape(name)))]];
@@ -314,11 +318,11 @@ export class Trainer {
 
   /** All metric sums as they stand on the devices, per rank, for a checkpoint. Waits for the device. */
   async sums(): Promise<number[][]> {
-    const { rank, size } = this.#group;
+    const { rank, size } = this.group;
     const own = Object.values(await this.#ownSums()).flat();
     const all = new Float64Array(size * own.length);
     all.set(own, rank * own.length);
-    await this.#group.allReduce(all);
+    await this.group.allReduce(all);
     return Array.from(
       { length: size },
       (_, i) => [...all.subarray(i * own.length, (i + 1) * own.length)],
@@ -332,7 +336,7 @@ export class Trainer {
    * @throws {UserError} if they are those of another objective
    */
   restoreSums(saved: readonly (readonly number[])[]): void {
-    const { rank, size } = this.#group;
+    const { rank, size } = this.group;
     const tensors = this.#savedSums(saved[0].length);
     const ranks = saved.map((values) => namedSums(tensors, values));
     for (const [name] of tensors) {
@@ -350,7 +354,7 @@ export class Trainer {
 
   /** What a checkpoint's list of so many numbers holds. */
   #savedSums(count: number): [string, readonly number[]][] {
-    const all = sumTensors(this.#objective);
+    const all = sumTensors(this.objective);
     // Earlier checkpoints hold sums of one number only; the others start at 0.
     const single = all.filter(([, shape]) => shape.length === 0);
     const found = [all, single].find((tensors) =>
@@ -387,11 +391,12 @@ export class Trainer {
   }
 
   #compileMicro(shape: BatchShape, train: boolean): Program {
-    return compile(this.#device, microSpec(this.model, this.#objective, shape, train), {
+    return compile(this.device, microSpec(this.model, this.objective, shape, train), {
       workspace: this.#workspace,
-      view: (name) => {
-        if (name.startsWith("grad ")) return this.gradients.view(name.slice(5));
-        return this.#sums.has(name) ? this.#sums.view(name) : this.parameters.view(name);
+      view: (state) => {
+        const { kind, name } = keptAs(state);
+        if (kind === "gradient") return this.gradients.view(name);
+        return (kind === "sum" ? this.#sums : this.parameters).view(name);
       },
     });
   }
@@ -400,15 +405,14 @@ export class Trainer {
   #compileUpdate(): Program {
     // The norm of a gradient that is spread over ranks is known to the host.
     const spec = updateSpec(this.#parts.map(({ bytes }) => bytes), this.#adamw, !!this.#exchange);
-    return compile(this.#device, spec, {
+    return compile(this.device, spec, {
       workspace: this.#workspace,
-      view: (name) => {
-        if (this.#sums.has(name)) return this.#sums.view(name);
-        const kind = name[0], number = name.slice(1);
-        if (kind === "m") return this.#moments.mean.view(number);
-        if (kind === "v") return this.#moments.square.view(number);
-        const { slab, offset, bytes } = this.#parts[Number(number)];
-        const { buffers } = kind === "p" ? this.parameters : this.gradients;
+      view: (state) => {
+        const { kind, name } = keptAs(state);
+        if (kind === "sum") return this.#sums.view(name);
+        if (kind === "mean" || kind === "square") return this.#moments[kind].view(name);
+        const { slab, offset, bytes } = this.#parts[Number(name)];
+        const { buffers } = kind === "parameter" ? this.parameters : this.gradients;
         return { buffer: buffers[slab], offset, size: bytes };
       },
     });

@@ -25,7 +25,7 @@ import { isRecord } from "../../models/formats/untrusted.ts";
 import { languageModelLogits } from "../../models/heads.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { compile, type Device, input, StateMemory } from "../../ops/mod.ts";
-import { openTensors } from "../checkpoints/save.ts";
+import { openTensors } from "../checkpoints/tensors.ts";
 import { Generator } from "../generate/generate.ts";
 import { readJson } from "../files/json.ts";
 import { type LoadedModel, releasedConfig, withParameters } from "../checkpoints/model.ts";

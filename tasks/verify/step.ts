@@ -36,7 +36,7 @@ import { GOLDEN_COUNTS, type GoldenUpdate, type StepFolder } from "./step_folder
 import { Trainer, wholeUpdate } from "../train/trainer.ts";
 
 /** A tensor's gradients are compared relative to at least this share of the largest one of all. */
-export const GRADIENT_FLOOR = 1e-4;
+const GRADIENT_FLOOR = 1e-4;
 
 /** One unit of rounding of a float32, relative to it. */
 const ROUNDING = 2 ** -23;

@@ -13,7 +13,6 @@
  *
  * @module
  */
-import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import {
   foreignNames,
@@ -38,8 +37,9 @@ import { layOutMetroBatch, type LossCounts, type MetroValues } from "../../model
 import { PARTS } from "../../models/parameters.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { parseAt } from "../files/json.ts";
-import { openTensors, type Tensors } from "../checkpoints/save.ts";
+import { readJson } from "../files/json.ts";
+import { exists } from "../files/write.ts";
+import { openTensors, type Tensors } from "../checkpoints/tensors.ts";
 import { defaults, describe, type Options, validate, type Values } from "../command/options.ts";
 import type { AdamWConfig } from "../train/programs.ts";
 
@@ -193,6 +193,9 @@ export interface StepFolder {
  */
 export async function readStepFolder(path: string): Promise<StepFolder> {
   const file = join(path, "step.json");
+  if (!await exists(file)) {
+    throw new UserError(`${file}: no such file; give a folder that has one`);
+  }
   const json = await readJson(file);
   const { config, objective: losses, optimizer, batch, steps } = parts(json, file);
   const size = fields(CONFIG, config, `${file}: config`);
@@ -237,15 +240,6 @@ export async function readStepFolder(path: string): Promise<StepFolder> {
 // --- step.json ---
 
 type Json = Record<string, unknown>;
-
-async function readJson(file: string): Promise<unknown> {
-  const text = await readFile(file, "utf8").catch((error) => {
-    const missing = error.code === "ENOENT" || error.code === "ENOTDIR";
-    if (missing) throw new UserError(`${file}: no such file; give a folder that has one`);
-    throw new UserError(`${file}: cannot be read (${error.code ?? error.message})`);
-  });
-  return parseAt(file, text);
-}
 
 /** The five parts of `step.json`, no more and no less. */
 function parts(json: unknown, where: string): Record<typeof PARTS_OF_STEP[number], unknown> {

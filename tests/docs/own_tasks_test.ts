@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { resolveMixture } from "../../tasks/prompts/mixture.ts";
 import { lintLines, showLines } from "../../tasks/prompts/listing.ts";
-import { resolveTasks } from "../../tasks/evaluate.ts";
+import { resolveTasks } from "../../tasks/evaluate/tasks.ts";
 import { textOf } from "./pages.ts";
 
 /** Writes the files of the page, each shown under its name. */

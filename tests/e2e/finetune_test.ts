@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { Random } from "../../ops/graph/random.ts";
-import { openTensors } from "../../tasks/checkpoints/save.ts";
+import { openTensors } from "../../tasks/checkpoints/tensors.ts";
 import { float } from "../../tasks/rows/row.ts";
 import { start } from "./command.ts";
 import {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { trainByWorkers } from "../../tasks/launch/train.ts";
 import { gpuTest } from "../gpu.ts";
 import { goldenPath, hasGolden } from "../models/golden.ts";
-import type { FaultyJob } from "../tasks/parallel/training_rank.ts";
+import type { FaultySettings } from "../tasks/parallel/training_rank.ts";
 import { type Flags, recordsOf, succeed, words } from "./prompted.ts";
 import { SMALL, TEXT } from "./small_run.ts";
 
@@ -79,18 +79,16 @@ gpuTest("two ranks, of which one loses its device", async () => {
       Number(value),
     ]),
   );
-  const job: FaultyJob = {
+  const settings: FaultySettings = {
     ...{ run, resume: false, given, sampleCorpus: join(folder, "text.txt"), workers: 1 },
     ...{ fault: "loses its device", marker: fresh() },
   };
-  await trainByWorkers({
-    module: new URL("../tasks/parallel/training_rank.ts", import.meta.url),
-    job,
-    placement: { adapter: "software", environment: [{}, {}], expect: [undefined, undefined] },
-    timeout: 60,
-    retries: 1,
-    output: { write: (text) => said += text },
-  });
+  const placement = { environment: [{}, {}], expect: [undefined, undefined] };
+  await trainByWorkers(
+    { recipe: "pretrain", settings, placement: { ...placement, adapter: "software" } },
+    { timeout: 60, retries: 1, output: { write: (text) => said += text } },
+    new URL("../tasks/parallel/training_rank.ts", import.meta.url),
+  );
   assert.match(said, /^rank 1: the GPU device was lost.*; starting again \(1 of 1\)$/m);
   assert.match(said, /Resumed at update 4 of 8/);
   assert.equal((await recordsOf(run)).at(-1)?.update, 8);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openTensors } from "../../tasks/checkpoints/save.ts";
+import { openTensors } from "../../tasks/checkpoints/tensors.ts";
 import { readMetrics } from "../../tasks/reports/metrics.ts";
 import { succeed, words } from "./prompted.ts";
 import { SMALL, TEXT } from "./small_run.ts";

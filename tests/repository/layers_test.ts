@@ -7,8 +7,25 @@ import { dirname, join, normalize } from "node:path";
 const ROOT = join(import.meta.dirname!, "..", "..");
 /** From the bottom up: a layer may import from itself and from those before it. */
 const LAYERS = ["ops", "models", "tasks", "scripts"];
-/** The floors of ops, from the bottom up: folders, "" being ops itself. Those of one floor are strangers. */
-const FLOORS = [["graph"], ["primitives"], ["program"], ["gpu", "cpu"], [""]];
+/**
+ * The floors of a layer, from the bottom up: folders, "" being the layer's own files. Those of one floor are
+ * strangers.
+ */
+const FLOORS: Record<string, string[][]> = {
+  ops: [["graph"], ["primitives"], ["program"], ["gpu", "cpu"], [""]],
+  models: [["formats"], [""]],
+  tasks: [
+    ["command", "files"],
+    ["parallel"],
+    ["devices"],
+    ["config", "jinja", "reports", "tokenizer"],
+    ["rows", "checkpoints", "text"],
+    ["prompts"],
+    ["train", "evaluate", "generate"],
+    ["", "bench", "verify"],
+    ["launch", "plan"],
+  ],
+};
 
 async function sources(): Promise<{ path: string; layer: string; text: string }[]> {
   const found = [];
@@ -41,22 +58,51 @@ Deno.test("imports point down: scripts, tasks, models, ops", async () => {
   }
 });
 
-Deno.test("ops has floors: graph, primitives, program, targets, and what puts them together", async () => {
-  const folderOf = (path: string) => dirname(path).split(/[\\/]/)[1] ?? "";
-  const floorOf = (folder: string) => FLOORS.findIndex((folders) => folders.includes(folder));
-  for (const { path, layer, text } of await sources()) {
-    if (layer !== "ops") continue;
-    const folder = folderOf(path), floor = floorOf(folder);
-    assert.ok(floor >= 0, `${path} is on no floor`);
-    for (const specifier of importsOf(text)) {
-      const target = folderOf(normalize(join(dirname(path), specifier)));
-      assert.ok(
-        target === folder || floorOf(target) < floor,
-        `${path} imports ${specifier}: ops/${folder} is not above ops/${target}`,
-      );
+/** Imports within a layer that leave their folder; lists of what a layer publishes have all folders' names. */
+async function crossings(layer: string) {
+  const found = [];
+  for (const { path, text } of await sources()) {
+    if (!path.startsWith(layer) || path === join(layer, "mod.ts")) continue;
+    for (const specifier of importsOf(text).filter((s) => s.startsWith("."))) {
+      const [from, to] = [dirname(path), dirname(normalize(join(dirname(path), specifier)))];
+      if (from !== to && to.split(/[\\/]/)[0] === layer) found.push({ path, specifier, from, to });
     }
   }
-});
+  return found;
+}
+
+for (const [layer, floors] of Object.entries(FLOORS)) {
+  Deno.test(`${layer} has floors: a folder imports those below it`, async () => {
+    const folderOf = (path: string) => path.split(/[\\/]/)[1] ?? "";
+    const floorOf = (folder: string) => floors.findIndex((folders) => folders.includes(folder));
+    for (const { path } of await sources()) {
+      if (!path.startsWith(layer)) continue;
+      assert.ok(floorOf(folderOf(dirname(path))) >= 0, `${path} is on no floor`);
+    }
+    for (const { path, specifier, from, to } of await crossings(layer)) {
+      const [folder, target] = [folderOf(from), folderOf(to)];
+      assert.ok(
+        target === folder || floorOf(target) < floorOf(folder),
+        `${path} imports ${specifier}: ${layer}/${folder} is not above ${layer}/${target}`,
+      );
+    }
+  });
+
+  Deno.test(`${layer} has no circle of folders, nor of a folder and what lies in it`, async () => {
+    const below = new Map<string, Set<string>>();
+    for (const { from, to } of await crossings(layer)) {
+      below.set(from, (below.get(from) ?? new Set()).add(to));
+    }
+    // What imports nothing that is left cannot be part of a circle.
+    for (let before = -1; before !== below.size;) {
+      before = below.size;
+      for (const [folder, others] of below) {
+        if (![...others].some((other) => below.has(other))) below.delete(folder);
+      }
+    }
+    assert.deepEqual([...below.keys()], [], "folders that import one another");
+  });
+}
 
 Deno.test("nothing but the targets knows WebGPU or WebAssembly", async () => {
   // Finding an adapter and looking at it is not computing on it.

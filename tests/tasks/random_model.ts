@@ -5,7 +5,7 @@ import { SPECIAL } from "../../models/config.ts";
 import { type Device, StateMemory } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
 import type { LoadedModel } from "../../tasks/checkpoints/model.ts";
-import type { RankRequest } from "../../tasks/evaluate/rank.ts";
+import type { RankRequest } from "../../tasks/evaluate/rank_batches.ts";
 import { Tokenizer } from "../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../tasks/tokenizer/train_bpe.ts";
 

@@ -10,7 +10,7 @@ import { foreignNames, type Scheme } from "../../models/names.ts";
 import { preset } from "../../models/presets.ts";
 import { type Device } from "../../ops/mod.ts";
 import { key, Random } from "../../ops/graph/random.ts";
-import { openTensors, writeTensors } from "../../tasks/checkpoints/save.ts";
+import { openTensors, writeTensors } from "../../tasks/checkpoints/tensors.ts";
 import { type TokenizerJson } from "../../tasks/tokenizer/tokenizer.ts";
 import { sentencePieceJson } from "../../tasks/tokenizer/sentencepiece_json.ts";
 import { cpuTest, openTestDevice } from "../device.ts";

@@ -134,7 +134,7 @@ export async function request(
 }
 
 /** What a failed connection is to the caller. The address is left out: it may hold a signature. */
-export function connectionError(error: unknown, host: string): Error {
+function connectionError(error: unknown, host: string): Error {
   const { name, cause, message } = error as Error;
   if (name === "NotCapable") {
     return new UserError(`${host}: no permission to connect to it; add it to --allow-net`);

@@ -42,23 +42,90 @@ export function mpiCalls(
   signs: SignWriter,
 ): Communicator {
   let bytesSent = 0;
+  const { call, patiently } = turns(signs);
+  const { sumShort, sumOwnPart } = sums(mpi, rank, size);
+  const partLength = (values: Floats): number => {
+    if (values.length % size === 0) return values.length / size;
+    throw new Error(`length ${values.length} is not a multiple of the ${size} ranks`);
+  };
+
+  return {
+    rank,
+    size,
+    get bytesSent() {
+      return bytesSent;
+    },
+    allReduce: (values) =>
+      call("allReduce", false, async () => {
+        bytesSent += trafficOf(values.byteLength, size, 2);
+        if (size === 1) return;
+        if (
+          values.byteLength <= SHORT_BYTES && values.byteLength * size <= ROOM_BYTES / 2
+        ) return await sumShort(values);
+        const parts = nearlyEqualParts(size, values.length);
+        await sumOwnPart(values, parts);
+        await mpi.allGather(values, parts);
+      }),
+    reduceScatter: (values) =>
+      call("reduceScatter", false, async () => {
+        const length = partLength(values);
+        bytesSent += trafficOf(values.byteLength, size, 1);
+        if (size > 1) await sumOwnPart(values, equalParts(size, length));
+        return values.subarray(rank * length, (rank + 1) * length);
+      }),
+    allGather: (values) =>
+      call("allGather", false, async () => {
+        const parts = equalParts(size, partLength(values));
+        bytesSent += trafficOf(values.byteLength, size, 1);
+        if (size > 1) await mpi.allGather(values, parts);
+      }),
+    broadcast: (values, root = 0) =>
+      call("broadcast", false, async () => {
+        bytesSent += trafficOf(values.byteLength, size, 1);
+        for (let from = 0; size > 1 && from < values.length; from += BROADCAST_BYTES) {
+          await mpi.broadcast(values.subarray(from, from + BROADCAST_BYTES), root);
+        }
+      }),
+    barrier: ({ patient = false } = {}) => call("barrier", patient, () => mpi.barrier()),
+    alive: (doing) => signs.alive(doing),
+    patiently,
+  };
+}
+
+/** Calls take turns, and the watch sees what a rank is about. */
+function turns(signs: SignWriter) {
   let patience = 0; // how many pieces of work that may take any time are under way
   let turn: Promise<unknown> = Promise.resolve();
-  const room = new ArrayBuffer(size > 1 ? ROOM_BYTES : 0);
-
-  /** Calls take turns. */
-  const call = <T>(name: Collective, patient: boolean, run: () => Promise<T>): Promise<T> => {
-    const result = turn.then(async () => {
-      signs.show(patient || patience > 0 ? "patient" : "waiting", name);
+  return {
+    call<T>(name: Collective, patient: boolean, run: () => Promise<T>): Promise<T> {
+      const result = turn.then(async () => {
+        signs.show(patient || patience > 0 ? "patient" : "waiting", name);
+        try {
+          return await run();
+        } finally {
+          signs.show(patience > 0 ? "patient" : "working");
+        }
+      });
+      turn = result.catch(() => {});
+      return result;
+    },
+    async patiently<T>(doing: string, work: () => Promise<T>): Promise<T> {
+      signs.alive(doing);
+      patience++;
+      signs.show("patient");
       try {
-        return await run();
+        return await work();
       } finally {
+        patience--;
         signs.show(patience > 0 ? "patient" : "working");
       }
-    });
-    turn = result.catch(() => {});
-    return result;
+    },
   };
+}
+
+/** Sums over the ranks, in their order. */
+function sums(mpi: MpiLibrary, rank: number, size: number) {
+  const room = new ArrayBuffer(size > 1 ? ROOM_BYTES : 0);
 
   /** Adds this rank's part up, chunk by chunk, where it lies. */
   const sumOwnPart = async (values: Floats, parts: MpiParts): Promise<void> => {
@@ -108,62 +175,7 @@ export function mpiCalls(
     );
   };
 
-  const partLength = (values: Floats): number => {
-    if (values.length % size === 0) return values.length / size;
-    throw new Error(`length ${values.length} is not a multiple of the ${size} ranks`);
-  };
-
-  return {
-    rank,
-    size,
-    get bytesSent() {
-      return bytesSent;
-    },
-    allReduce: (values) =>
-      call("allReduce", false, async () => {
-        bytesSent += trafficOf(values.byteLength, size, 2);
-        if (size === 1) return;
-        if (
-          values.byteLength <= SHORT_BYTES && values.byteLength * size <= ROOM_BYTES / 2
-        ) return await sumShort(values);
-        const parts = nearlyEqualParts(size, values.length);
-        await sumOwnPart(values, parts);
-        await mpi.allGather(values, parts);
-      }),
-    reduceScatter: (values) =>
-      call("reduceScatter", false, async () => {
-        const length = partLength(values);
-        bytesSent += trafficOf(values.byteLength, size, 1);
-        if (size > 1) await sumOwnPart(values, equalParts(size, length));
-        return values.subarray(rank * length, (rank + 1) * length);
-      }),
-    allGather: (values) =>
-      call("allGather", false, async () => {
-        const parts = equalParts(size, partLength(values));
-        bytesSent += trafficOf(values.byteLength, size, 1);
-        if (size > 1) await mpi.allGather(values, parts);
-      }),
-    broadcast: (values, root = 0) =>
-      call("broadcast", false, async () => {
-        bytesSent += trafficOf(values.byteLength, size, 1);
-        for (let from = 0; size > 1 && from < values.length; from += BROADCAST_BYTES) {
-          await mpi.broadcast(values.subarray(from, from + BROADCAST_BYTES), root);
-        }
-      }),
-    barrier: ({ patient = false } = {}) => call("barrier", patient, () => mpi.barrier()),
-    alive: (doing) => signs.alive(doing),
-    async patiently(doing, work) {
-      signs.alive(doing);
-      patience++;
-      signs.show("patient");
-      try {
-        return await work();
-      } finally {
-        patience--;
-        signs.show(patience > 0 ? "patient" : "working");
-      }
-    },
-  };
+  return { sumShort, sumOwnPart };
 }
 
 /** Parts that differ by at most one element. */

@@ -219,20 +219,11 @@ export function loadMpi(options: { path?: string; preferred?: MpiFamily } = {}):
   }
   const { symbols } = Deno.dlopen(path, declareSymbols(family));
   const { world, noInfo, types, sharedMemory, inPlace } = constantsOf(family, path);
-  const typeOf = (values: MpiArray) =>
-    values instanceof Uint8Array
-      ? types.byte
-      : values instanceof Float32Array
-      ? types.float
-      : types.double;
   const int = new Int32Array(1);
   const ask = (code: number) => {
     check(code);
     return int[0];
   };
-  // Short typed arrays have no memory of their own until somebody asks for it, and until then the
-  // garbage collector may move them.
-  const settle = (...arrays: MpiArray[]) => arrays.forEach((array) => array.buffer);
 
   return {
     path,
@@ -255,6 +246,29 @@ export function loadMpi(options: { path?: string; preferred?: MpiFamily } = {}):
         name.subarray(0, ask(symbols.MPI_Get_processor_name(name, int))),
       );
     },
+    ...exchanges(symbols, { world, types, inPlace }),
+    barrier: async () => check(await symbols.MPI_Barrier(world)),
+    abort: (threads) => abort(symbols, world, threads),
+  };
+}
+
+type Symbols = Deno.DynamicLibrary<ReturnType<typeof declareSymbols>>["symbols"];
+
+/** What ranks exchange. */
+function exchanges(
+  symbols: Symbols,
+  { world, types, inPlace }: Pick<Constants, "world" | "types" | "inPlace">,
+): Pick<MpiLibrary, "allToAll" | "allGather" | "broadcast"> {
+  const typeOf = (values: MpiArray) =>
+    values instanceof Uint8Array
+      ? types.byte
+      : values instanceof Float32Array
+      ? types.float
+      : types.double;
+  // Short typed arrays have no memory of their own until somebody asks for it, and until then the
+  // garbage collector may move them.
+  const settle = (...arrays: MpiArray[]) => arrays.forEach((array) => array.buffer);
+  return {
     async allToAll(send, sent, receive, received) {
       settle(send, receive);
       check(
@@ -286,19 +300,20 @@ export function loadMpi(options: { path?: string; preferred?: MpiFamily } = {}):
         ),
       );
     },
-    barrier: async () => check(await symbols.MPI_Barrier(world)),
-    abort(threads): never {
-      const sleep = (seconds: number) =>
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
-      sleep(LAST_WORDS_SECONDS);
-      if (threads >= THREADS.multiple) {
-        symbols.MPI_Abort(world, 1);
-        sleep(ABORT_SECONDS);
-      }
-      symbols._exit(1);
-      throw new Error("the process has outlived its exit");
-    },
   };
+}
+
+/** Ends all ranks, after what they have printed is passed on. */
+function abort(symbols: Symbols, world: Deno.PointerValue, threads: number): never {
+  const sleep = (seconds: number) =>
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000);
+  sleep(LAST_WORDS_SECONDS);
+  if (threads >= THREADS.multiple) {
+    symbols.MPI_Abort(world, 1);
+    sleep(ABORT_SECONDS);
+  }
+  symbols._exit(1);
+  throw new Error("the process has outlived its exit");
 }
 
 /** By default the library ends the job itself on an error; this is for those that were told not to. */

@@ -16,12 +16,8 @@ import { join } from "node:path";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { restoreRun, saveRun } from "../../../tasks/checkpoints/run_folder.ts";
-import {
-  openCheckpoint,
-  openTensors,
-  saveCheckpoint,
-  writeTensors,
-} from "../../../tasks/checkpoints/save.ts";
+import { openCheckpoint, saveCheckpoint } from "../../../tasks/checkpoints/save.ts";
+import { openTensors, writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { runRanks } from "../local_group.ts";
 import { assertFilled, fill, trained } from "./trained_slices.ts";
 

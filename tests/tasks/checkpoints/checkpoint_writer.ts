@@ -1,5 +1,6 @@
 /** Saves checkpoints until it is killed: the victim of the test "killed at any moment". */
-import { saveCheckpoint, writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { saveCheckpoint } from "../../../tasks/checkpoints/save.ts";
+import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 
 const [run, start] = Deno.args;
 const specs = ["a", "b", "c"].map((name) => ({ name, shape: [128, 64] }));

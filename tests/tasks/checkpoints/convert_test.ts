@@ -10,7 +10,7 @@ import { foreignNames } from "../../../models/names.ts";
 import { convertModel, convertTokenizer } from "../../../tasks/checkpoints/convert.ts";
 import { generate } from "../../../tasks/generate/generate.ts";
 import { loadModel } from "../../../tasks/checkpoints/model.ts";
-import { loadTokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../../../tasks/tokenizer/load.ts";
 import { cpuTest } from "../../device.ts";
 import { modelBytes } from "../tokenizer/sentencepiece_bytes.ts";
 import {

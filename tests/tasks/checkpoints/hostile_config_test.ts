@@ -11,11 +11,8 @@ import { preset } from "../../../models/presets.ts";
 import { parseJson } from "../../../models/formats/untrusted.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { readModel } from "../../../tasks/checkpoints/model.ts";
-import {
-  loadTokenizer,
-  Tokenizer,
-  type TokenizerJson,
-} from "../../../tasks/tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../../../tasks/tokenizer/load.ts";
+import { Tokenizer, type TokenizerJson } from "../../../tasks/tokenizer/tokenizer.ts";
 import { Charsmap } from "../../../tasks/tokenizer/charsmap.ts";
 import { trainTokenizer } from "../../../tasks/tokenizer/train_bpe.ts";
 import { trainUnigram } from "../../../tasks/tokenizer/train_unigram.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { elementCount } from "../../../models/formats/stored.ts";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
-import { openTensors, type Tensors, writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { openTensors, type Tensors, writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import {
   isOptimizerFile,
   optimizerFiles,

@@ -5,7 +5,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../../ops/graph/errors.ts";
-import { writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { seq2seqObjective } from "../../../tasks/train/objective.ts";
 import { optimizerFiles } from "../../../tasks/checkpoints/optimizer.ts";
 import type { Communicator } from "../../../tasks/parallel/communicator.ts";

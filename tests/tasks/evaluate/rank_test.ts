@@ -5,13 +5,8 @@ import type { RankShape } from "../../../models/rank.ts";
 import { SPECIAL } from "../../../models/config.ts";
 import type { LoadedModel } from "../../../tasks/checkpoints/model.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
-import {
-  bestOf,
-  planRanking,
-  rank,
-  Ranker,
-  type RankRequest,
-} from "../../../tasks/evaluate/rank.ts";
+import { bestOf, rank, Ranker } from "../../../tasks/evaluate/rank.ts";
+import { planRanking, type RankRequest } from "../../../tasks/evaluate/rank_batches.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
 import { modelOn, requestsLike } from "../random_model.ts";
 import type { ScoreArgs, Scores } from "./score_rank.ts";

@@ -4,19 +4,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { T0_EVAL } from "../../../tasks/prompts/t0.ts";
+import { compareRuns, comparisonLines } from "../../../tasks/evaluate/compare.ts";
 import {
-  compareRuns,
-  comparisonLines,
   finished,
   readResult,
   readResults,
-  summarize,
-  summaryCsv,
-  summaryLines,
-  summaryMarkdown,
   type TemplateResult,
   writeResult,
 } from "../../../tasks/evaluate/results.ts";
+import { summarize, summaryCsv, summaryLines } from "../../../tasks/evaluate/summary.ts";
+import { summaryMarkdown } from "../../../tasks/evaluate/report.ts";
 import { resultsPage, stripPlots } from "../../../tasks/evaluate/plots.ts";
 
 const COLUMNS = T0_EVAL.map(({ column }) => column);

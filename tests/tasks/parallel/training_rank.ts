@@ -1,8 +1,8 @@
 // A rank of pretraining that can be told to fail once, and that tells what it sent and kept.
 
 import { existsSync, writeFileSync } from "node:fs";
-import { openRankDevice, type WorkerPlacement } from "../../../tasks/devices/open.ts";
-import type { PretrainRankJob } from "../../../tasks/launch/pretrain_rank.ts";
+import { openRankDevice } from "../../../tasks/devices/open.ts";
+import type { SettingsOf, TrainArgs } from "../../../tasks/launch/train.ts";
 import { serveRank } from "../../../tasks/parallel/worker.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
 import { GpuDevice } from "../../../ops/gpu/device.ts";
@@ -12,14 +12,14 @@ import { DeviceLost } from "../../../ops/graph/errors.ts";
 /** What goes wrong with rank 1 before its seventh update. */
 export type Fault = "throws" | "loses its device";
 
-/** The job of pretraining, and what is to go wrong; `marker` is a file that says that it has. */
-export interface FaultyJob extends PretrainRankJob {
+/** Settings of pretraining, and what is to go wrong; `marker` is a file that says that it has. */
+export interface FaultySettings extends SettingsOf<"pretrain"> {
   fault?: Fault;
   marker: string;
 }
 
-serveRank<{ job: FaultyJob; placement: WorkerPlacement }>(
-  async ({ job: { fault, marker, ...job }, placement }, { group, output }) => {
+serveRank<TrainArgs<FaultySettings>>(
+  async ({ settings: { fault, marker, ...settings }, placement }, { group, output }) => {
     let device: Device, looks = 0;
     // The training loop looks once before every update.
     const interrupted = {
@@ -35,7 +35,7 @@ serveRank<{ job: FaultyJob; placement: WorkerPlacement }>(
       },
     };
     await pretrain({
-      ...job,
+      ...settings,
       group,
       interrupted,
       output,

@@ -13,7 +13,7 @@ import { runWorkers } from "../../../tasks/parallel/workers.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
 import { results, SMALL, TEXT } from "../../e2e/small_run.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
-import type { Fault, FaultyJob } from "./training_rank.ts";
+import type { Fault, FaultySettings } from "./training_rank.ts";
 import type { TrafficArgs } from "./traffic_rank.ts";
 
 cpuTest("the moments of a rank are 1/N of those of one device", async () => {
@@ -71,23 +71,16 @@ const given = Object.fromEntries(
 async function train(folder: string, name: string, fault?: Fault, retries = 1): Promise<string> {
   let said = "";
   const run = join(folder, name);
-  const job: FaultyJob = {
+  const settings: FaultySettings = {
     ...{ run, resume: false, given, sampleCorpus: join(folder, "text.txt"), workers: 1 },
     ...{ fault, marker: join(folder, `${name} failed`) },
   };
-  await trainByWorkers({
-    module: new URL("./training_rank.ts", import.meta.url),
-    job,
-    placement: {
-      adapter: "cpu",
-      threads: 1,
-      environment: [{}, {}],
-      expect: [undefined, undefined],
-    },
-    timeout: 60,
-    retries,
-    output: { write: (text) => said += text },
-  });
+  const placement = { environment: [{}, {}], expect: [undefined, undefined] };
+  await trainByWorkers(
+    { recipe: "pretrain", settings, placement: { ...placement, adapter: "cpu", threads: 1 } },
+    { timeout: 60, retries, output: { write: (text) => said += text } },
+    new URL("./training_rank.ts", import.meta.url),
+  );
   return said;
 }
 

@@ -11,14 +11,14 @@ import { cutSlabs, slabMultiple } from "../../../tasks/parallel/buckets.ts";
 import { alone } from "../../../tasks/parallel/communicator.ts";
 import { PLAN_OPTIONS, planRun, type PlanSettings } from "../../../tasks/plan/plan.ts";
 import { examplesText, paperExamples } from "../../../tasks/plan/examples.ts";
-import { planMemory } from "../../../tasks/plan/memory.ts";
+import { planMemory } from "../../../tasks/train/memory.ts";
 import { rateOf } from "../../../tasks/plan/rate.ts";
 import { planText } from "../../../tasks/plan/print.ts";
 import { planTime } from "../../../tasks/plan/time.ts";
-import { flopsPerToken, subjectOf, workOf } from "../../../tasks/plan/work.ts";
+import { flopsPerToken, subjectOf, workOf } from "../../../tasks/train/work.ts";
 import { type GivenPretrain, resolvePretrain } from "../../../tasks/config/pretrain.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
-import { batchShapes } from "../../../tasks/train/update_shapes.ts";
+import { batchShapes } from "../../../tasks/train/static_shapes.ts";
 import { ROOT, run } from "../../e2e/command.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
 import { gpuTest } from "../../gpu.ts";
@@ -54,8 +54,8 @@ function comparePlans(device: Device, tolerance: number): void {
     const trainer = new Trainer(device, model, objective, config, config.seed, group);
     const { shapes, heldout } = workOf(config, size);
     for (const [i, shape] of shapes.entries()) {
-      trainer.prepareShape(shape, "train");
-      trainer.prepareShape(heldout[i], "heldout");
+      trainer.compileShape(shape, "train");
+      trainer.compileShape(heldout[i], "heldout");
     }
     const plan = planMemory(config, size, device.target);
     // The device's own buffer was there before.

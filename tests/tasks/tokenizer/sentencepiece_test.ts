@@ -10,11 +10,8 @@ import { Tokenizer as Reference } from "@huggingface/tokenizers";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { encodePrompt, encodeTarget } from "../../../tasks/prompts/ids.ts";
-import {
-  loadTokenizer,
-  Tokenizer,
-  type TokenizerJson,
-} from "../../../tasks/tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../../../tasks/tokenizer/load.ts";
+import { Tokenizer, type TokenizerJson } from "../../../tasks/tokenizer/tokenizer.ts";
 import { Charsmap } from "../../../tasks/tokenizer/charsmap.ts";
 import { metroText } from "../../../tasks/tokenizer/metro_text.ts";
 import { readSentencePiece } from "../../../tasks/tokenizer/sentencepiece.ts";

@@ -3,11 +3,8 @@ import { Tokenizer as Reference } from "@huggingface/tokenizers";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { type Document, readDocuments } from "../../../tasks/text/corpus.ts";
-import {
-  loadTokenizer,
-  Tokenizer,
-  type TokenizerJson,
-} from "../../../tasks/tokenizer/tokenizer.ts";
+import { loadTokenizer } from "../../../tasks/tokenizer/load.ts";
+import { Tokenizer, type TokenizerJson } from "../../../tasks/tokenizer/tokenizer.ts";
 import { merge, mergeTable } from "../../../tasks/tokenizer/bpe.ts";
 import { WORD } from "../../../tasks/tokenizer/byte_level.ts";
 import { encodeDocuments } from "../../../tasks/text/encode.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Random } from "../../../ops/graph/random.ts";
-import { chooseLengths, fittingLength } from "../../../tasks/train/lengths.ts";
+import { chooseLengths, fittingLength } from "../../../tasks/train/static_shapes.ts";
 
 /** Padded tokens of all sequences. */
 function padded(lengths: readonly number[], chosen: readonly number[]): number {

@@ -26,7 +26,7 @@ import { SPECIAL } from "../../../models/config.ts";
 import { transpose } from "../../../models/names.ts";
 import { grad, interpret } from "../../../ops/mod.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
-import { writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import {
   countsByHand,
   type HandLogits,

@@ -6,7 +6,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Device } from "../../../ops/mod.ts";
-import { openTensors, writeTensors } from "../../../tasks/checkpoints/save.ts";
+import { openTensors, writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { readStepFolder } from "../../../tasks/verify/step_folder.ts";
 import {
   stepFailures,

@@ -10,18 +10,12 @@ import { layout } from "../../ops/program/memory.ts";
 import { estimateProgram, sharedWorkspace } from "../../ops/program/estimate.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
 import type { Target } from "../../ops/program/lowering.ts";
-import { mib } from "../bench/report.ts";
-import type { BatchShape, Objective } from "../train/objective.ts";
+import { mib } from "../command/number_text.ts";
+import type { BatchShape, Objective } from "./objective.ts";
 import { cutSlabs, slabMultiple } from "../parallel/buckets.ts";
 import { UNDER_WAY } from "../parallel/exchange.ts";
 import type { PretrainConfig } from "../config/pretrain.ts";
-import {
-  type AdamWConfig,
-  memoryOrder,
-  microSpec,
-  sumTensors,
-  updateSpec,
-} from "../train/programs.ts";
+import { type AdamWConfig, memoryOrder, microSpec, sumTensors, updateSpec } from "./programs.ts";
 import { subjectOf, workOf } from "./work.ts";
 
 /** Part of the memory, and how it comes about. */
@@ -135,35 +129,14 @@ export function planTraining(
   const workspace = sharedWorkspace(programs);
   const bucketBytes = Math.max(...buckets);
   const readbacks = devices > 1 ? Math.min(UNDER_WAY, buckets.length) : 0;
-  const staging = readbacks * bucketBytes;
-  const numbers = `${parameters.toLocaleString("en-US")} × 4 bytes`;
-  const { rows, length } = shapes.at(-1)!;
-  const items = [
-    { what: "weights", how: numbers, bytes: gradientBytes },
-    { what: "gradients", how: numbers, bytes: gradientBytes },
-    {
-      what: "moments",
-      how: `2 × ${numbers}${devices > 1 ? ` / ${devices}, in ${buckets.length} buckets` : ""}`,
-      bytes: 2 * total(moments),
-    },
-    {
-      what: "intermediate values",
-      how: `${rows} × ${length} tokens, by the memory plan of ${programs.length} programs`,
-      bytes: total(workspace),
-    },
-    {
-      what: "inputs, uniform blocks, sums",
-      how: `of ${programs.length} programs`,
-      bytes: total(programs.map(({ ownBytes }) => ownBytes)) + total(sums),
-    },
-    {
-      what: "buffers for reading",
-      how: `${mib(STAGING_BYTES)}${
-        staging > 0 ? ` + ${readbacks} buckets of ${mib(bucketBytes)}` : ""
-      }`,
-      bytes: STAGING_BYTES + staging,
-    },
-  ];
+  const items = itemsOf({
+    ...{ gradientBytes, parameters, devices, buckets: buckets.length, programs: programs.length },
+    momentBytes: 2 * total(moments),
+    workspaceBytes: total(workspace),
+    ownBytes: total(programs.map(({ ownBytes }) => ownBytes)) + total(sums),
+    shape: shapes.at(-1)!,
+    readback: { count: readbacks, bytes: bucketBytes },
+  });
   const largest = <T extends { bytes: number }>(all: readonly T[]) =>
     all.reduce((a, b) => b.bytes > a.bytes ? b : a);
   return {
@@ -187,6 +160,56 @@ export function planTraining(
     buckets: buckets.length,
     bucketBytes,
   };
+}
+
+/** What the parts of a device's memory follow from. */
+interface Sizes {
+  parameters: number;
+  devices: number;
+  buckets: number;
+  programs: number;
+  /** Of the largest micro-batch. */
+  shape: BatchShape;
+  /** Buckets that are read at a time. */
+  readback: { count: number; bytes: number };
+  gradientBytes: number;
+  momentBytes: number;
+  workspaceBytes: number;
+  ownBytes: number;
+}
+
+/** The parts of a device's memory, in words and bytes. */
+function itemsOf(sizes: Sizes): MemoryItem[] {
+  const { parameters, devices, buckets, programs, shape: { rows, length }, readback } = sizes;
+  const { gradientBytes, momentBytes, workspaceBytes, ownBytes } = sizes;
+  const staging = readback.count * readback.bytes;
+  const numbers = `${parameters.toLocaleString("en-US")} × 4 bytes`;
+  return [
+    { what: "weights", how: numbers, bytes: gradientBytes },
+    { what: "gradients", how: numbers, bytes: gradientBytes },
+    {
+      what: "moments",
+      how: `2 × ${numbers}${devices > 1 ? ` / ${devices}, in ${buckets} buckets` : ""}`,
+      bytes: momentBytes,
+    },
+    {
+      what: "intermediate values",
+      how: `${rows} × ${length} tokens, by the memory plan of ${programs} programs`,
+      bytes: workspaceBytes,
+    },
+    {
+      what: "inputs, uniform blocks, sums",
+      how: `of ${programs} programs`,
+      bytes: ownBytes,
+    },
+    {
+      what: "buffers for reading",
+      how: `${mib(STAGING_BYTES)}${
+        staging > 0 ? ` + ${readback.count} buckets of ${mib(readback.bytes)}` : ""
+      }`,
+      bytes: STAGING_BYTES + staging,
+    },
+  ];
 }
 
 function total(sizes: readonly number[]): number {

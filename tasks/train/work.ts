@@ -7,16 +7,11 @@
 import { type ModelConfig } from "../../models/mod.ts";
 import { t5Lengths } from "../../models/t5.ts";
 import { rowsOf } from "../text/batches.ts";
-import { pairFlops, trainingFlopsPerToken } from "../train/flops.ts";
-import {
-  type BatchShape,
-  metroObjective,
-  type Objective,
-  t5Objective,
-} from "../train/objective.ts";
+import { pairFlops, trainingFlopsPerToken } from "./flops.ts";
+import { type BatchShape, metroObjective, type Objective, t5Objective } from "./objective.ts";
 import { partsOf, rowsOfSlice } from "../parallel/share.ts";
 import { modelConfig, objectiveConfig, type PretrainConfig } from "../config/pretrain.ts";
-import { batchShapes, microBatches } from "../train/update_shapes.ts";
+import { batchShapes, microBatches } from "./static_shapes.ts";
 
 /** The share of one device in an update. */
 export interface Work {

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { key } from "../../../ops/graph/random.ts";
-import { permute } from "../../../tasks/text/shuffle.ts";
+import { key, permute } from "../../ops/graph/random.ts";
 
 function order(n: number, orderKey: number): number[] {
   return Array.from({ length: n }, (_, i) => permute(i, n, orderKey));

@@ -1,12 +1,58 @@
 /**
- * Choosing the few static lengths to which sequences are padded: each costs a program, each spares
- * padding.
+ * The few static shapes to which micro-batches are padded: each costs a program, each spares padding. For
+ * training, and for a plan of it.
  *
  * @module
  */
 
+import type { BatchShapes } from "../text/batches.ts";
+import type { PretrainConfig } from "../config/pretrain.ts";
+
 /** Lengths are multiples of this. */
 const STEP = 8;
+
+/**
+ * Micro-batches of an update, whatever the number of ranks.
+ *
+ * @example
+ * ```ts
+ * import { microBatches } from "./static_shapes.ts";
+ * import assert from "node:assert/strict";
+ *
+ * assert.equal(microBatches({ batchTokens: 10_000, microBatch: 4096 }), 2); // the nearest number
+ * ```
+ */
+export function microBatches(
+  { batchTokens, microBatch }: Pick<PretrainConfig, "batchTokens" | "microBatch">,
+): number {
+  return Math.max(1, Math.round(batchTokens / microBatch));
+}
+
+/**
+ * Shapes of micro-batches: equal steps up to the longest block, in multiples of 8.
+ *
+ * @param maxLength tokens of the longest block
+ *
+ * @example
+ * ```ts
+ * import { batchShapes } from "./static_shapes.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { lengths } = batchShapes({ staticLengths: 4, microBatch: 1024 }, { maxLength: 100 });
+ * assert.deepEqual(lengths, [32, 56, 80, 104]);
+ * ```
+ */
+export function batchShapes(
+  { staticLengths, microBatch }: Pick<PretrainConfig, "staticLengths" | "microBatch">,
+  { maxLength }: { maxLength: number },
+): BatchShapes {
+  const longest = roundUp(maxLength);
+  const lengths = Array.from(
+    { length: staticLengths },
+    (_, i) => roundUp(longest * (i + 1) / staticLengths),
+  );
+  return { microBatchTokens: microBatch, lengths: [...new Set(lengths)] };
+}
 
 /**
  * The `count` lengths that hold all sequences with the least padding in total, by dynamic programming
@@ -19,7 +65,7 @@ const STEP = 8;
  *
  * @example
  * ```ts
- * import { chooseLengths } from "./lengths.ts";
+ * import { chooseLengths } from "./static_shapes.ts";
  * import assert from "node:assert/strict";
  *
  * assert.deepEqual(chooseLengths([7, 8, 8, 60, 61], 2, 64), [8, 64]);
@@ -62,7 +108,7 @@ export function chooseLengths(lengths: readonly number[], count: number, limit: 
  *
  * @example
  * ```ts
- * import { fittingLength } from "./lengths.ts";
+ * import { fittingLength } from "./static_shapes.ts";
  * import assert from "node:assert/strict";
  *
  * assert.equal(fittingLength([8, 24, 64], 9), 24);
@@ -72,6 +118,7 @@ export function fittingLength(lengths: readonly number[], length: number): numbe
   return lengths.find((l) => l >= length) ?? lengths.at(-1)!;
 }
 
+/** Rounds up to a multiple of {@link STEP}. */
 function roundUp(length: number): number {
   return Math.max(STEP, Math.ceil(length / STEP) * STEP);
 }
