@@ -114,15 +114,17 @@ export function updateSpec(
   const ratio = div(scalar(clipNorm), add(norm, scalar(1e-6)));
   const clip = clipNorm > 0 ? where(greater(ratio, scalar(1)), scalar(1), ratio) : scalar(1);
   const updates = slabs.flatMap(({ p, g, m, v }): [Tensor, Tensor][] => {
-    const gradient = mul(g, clip);
-    const mean = add(scale(m, beta1), scale(gradient, 1 - beta1));
-    const square = add(scale(v, beta2), scale(mul(gradient, gradient), 1 - beta2));
+    // Each value has one use, so that it is computed where it is used and never lies in memory.
+    const gradient = () => clipNorm > 0 ? mul(g, clip) : g;
+    // A gradient that is not finite changes nothing: the weights stay those of the last good update.
+    const unless = (next: Tensor, old: Tensor) => where(finite, next, old);
+    const mean = unless(add(scale(m, beta1), scale(gradient(), 1 - beta1)), m);
+    const slope = gradient();
+    const square = unless(add(scale(v, beta2), scale(mul(slope, slope), 1 - beta2)), v);
     // Decay first, then the step; epsilon is added before bias correction (`stepSize` holds it).
     const kept = sub(scalar(1), mul(runScalar("learningRate"), scalar(weightDecay)));
     const step = mul(runScalar("stepSize"), div(mean, add(sqrt(square), scalar(epsilon))));
-    // A gradient that is not finite changes nothing: the weights stay those of the last good update.
-    const unless = (next: Tensor, old: Tensor) => where(finite, next, old);
-    return [[m, unless(mean, m)], [v, unless(square, v)], [p, unless(sub(mul(p, kept), step), p)]];
+    return [[m, mean], [v, square], [p, unless(sub(mul(p, kept), step), p)]];
   });
   const norms = state(stateName("sum", GRAD_NORM), []);
   const bad = state(stateName("sum", BAD_UPDATE), []);
