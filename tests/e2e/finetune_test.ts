@@ -29,6 +29,7 @@ import {
   succeed,
   templatesFile,
   until,
+  untilTrained,
   words,
 } from "./prompted.ts";
 import { randomMoment } from "./small_run.ts";
@@ -229,8 +230,7 @@ Deno.test("Ctrl-C saves a checkpoint and exits cleanly; the resumed run is the s
   const updates = { "updates": "150", "evaluate-every": "50" };
   await finetune(longFlags({ ...updates, out: calm }));
   const process = start("finetune", words(longFlags({ ...updates, out: stopped })));
-  // The first line of metrics says that training has begun.
-  await until(join(stopped, "metrics.jsonl"));
+  await untilTrained(stopped);
   process.kill("SIGINT");
   const { code, err } = await inTime(process);
   assert.equal(code, 0, err);

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../ops/graph/random.ts";
 import { ended, run, start } from "./command.ts";
-import { kill, words } from "./prompted.ts";
+import { kill, untilTrained, words } from "./prompted.ts";
 import { randomMoment, results, SMALL, TEXT } from "./small_run.ts";
 
 let folder = "";
@@ -78,10 +78,7 @@ Deno.test("Ctrl-C saves a checkpoint and exits cleanly; the resumed run is the s
   const args = (run: string) => flags({ updates: "90", "save-every": "0", run });
   assert.equal((await pretrain(args(whole))).code, 0);
   const process = start("pretrain", args(stopped));
-  // The first line of metrics says that training has begun.
-  while (!await readFile(join(stopped, "metrics.jsonl"), "utf8").catch(() => "")) {
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  await untilTrained(stopped);
   process.kill("SIGINT");
   const { code, err } = await ended(process);
   assert.equal(code, 0, err);

@@ -88,13 +88,18 @@ export async function isThere(path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false);
 }
 
-/** Waits until a file has contents. */
-export async function until(path: string): Promise<void> {
+/** Waits until a file has contents, or contents that match. */
+export async function until(path: string, wanted = /./): Promise<void> {
   const latest = performance.now() + LIMIT_MS;
-  while (!await stat(path).then(({ size }) => size > 0, () => false)) {
-    assert.ok(performance.now() < latest, `${path} was never written`);
+  while (!wanted.test(await readFile(path, "utf8").catch(() => ""))) {
+    assert.ok(performance.now() < latest, `${path} never had ${wanted}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+}
+
+/** Waits until a run has trained: a line of metrics before that is of the model as it began. */
+export function untilTrained(run: string): Promise<void> {
+  return until(join(run, "metrics.jsonl"), /"kind":"train"/);
 }
 
 /** Writes a file, and the folders that it is in. */
