@@ -60,7 +60,7 @@ export function pretrainDefaults(
  * import assert from "node:assert/strict";
  *
  * const { defaults, note } = finetuneDefaults(["--help"]);
- * assert.equal(defaults.updates, 500);
+ * assert.equal(defaults.updates, 700);
  * assert.match(note, /for a run of preset tiny/);
  * ```
  */
