@@ -466,7 +466,8 @@ export class Module {
     });
     const { shared, wide } = this.kind;
     const flags = (shared ? 3 : 1) | (wide ? 4 : 0);
-    const memoryType = [flags, 0, ...unsigned(wide ? WIDE_PAGES : NARROW_PAGES)];
+    // At least one page: with none, V8's code for a tight loop of loads takes a tenth longer.
+    const memoryType = [flags, 1, ...unsigned(wide ? WIDE_PAGES : NARROW_PAGES)];
     return Uint8Array.from(flatten([
       [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
       section(1, [...count, types]),
