@@ -3,7 +3,10 @@
  *
  * @module
  */
+import { decimalOf, PyDecimal } from "./decimal.ts";
+import { PyDuration, PyMoment } from "./moments.ts";
 import { floatText, integerText } from "./numbers.ts";
+import { PyBytes } from "./bytes.ts";
 import { characterAt, countPoints, slicePoints } from "./text.ts";
 import {
   checkHashable,
@@ -38,6 +41,7 @@ import {
  */
 export function str(value: unknown): string {
   if (typeof value === "string") return value;
+  if (value instanceof PyObject) return value.text() ?? repr(value);
   return value === undefined ? "" : repr(value);
 }
 
@@ -68,6 +72,11 @@ export function repr(value: unknown): string {
   if (isDict(value)) {
     return `{${entriesOf(value).map(([key, item]) => `${repr(key)}: ${repr(item)}`).join(", ")}}`;
   }
+  return (value as PyObject).repr() ?? noText(value);
+}
+
+/** Python would print an address in memory. */
+function noText(value: unknown): never {
   throw new JinjaError(
     "TypeError",
     `a ${typeName(value)} has no text that is worth printing` +
@@ -95,7 +104,7 @@ export function truthy(value: unknown): boolean {
   if (Array.isArray(value)) return value.length > 0;
   if (value instanceof PyFloat) return value.value !== 0;
   if (value instanceof Lazy) return !value.isView || value.take().length > 0;
-  if (value instanceof PyObject) return true;
+  if (value instanceof PyObject) return value.truthy();
   return value instanceof Map ? value.size > 0 : Object.keys(value).length > 0;
 }
 
@@ -103,6 +112,8 @@ export function truthy(value: unknown): boolean {
 export function equals(a: unknown, b: unknown): boolean {
   if (a === b) return true;
   if (typeof a === "string" || typeof b === "string") return false;
+  if (b instanceof PyObject && !(b instanceof PyFloat)) return b.compareTo(a) === 0;
+  if (a instanceof PyObject && !(a instanceof PyFloat)) return a.compareTo(b) === 0;
   const number = numeric(a);
   if (number !== undefined) return number === numeric(b);
   if (Array.isArray(a)) {
@@ -128,6 +139,14 @@ export function compare(a: unknown, b: unknown, symbol = "<"): number {
   const x = numeric(a), y = numeric(b);
   if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : x === y ? 0 : NaN;
   if (typeof a === "string" && typeof b === "string") return compareText(a, b);
+  if (a instanceof PyObject) {
+    const order = a.compareTo(b);
+    if (order !== undefined) return order;
+  }
+  if (b instanceof PyObject) {
+    const order = b.compareTo(a);
+    if (order !== undefined) return -order;
+  }
   if (Array.isArray(a) && Array.isArray(b) && a instanceof Tuple === b instanceof Tuple) {
     const at = a.findIndex((item, i) => i >= b.length || !equals(item, b[i]));
     if (at < 0) return a.length - b.length;
@@ -171,12 +190,15 @@ export function iterate(value: unknown): readonly unknown[] {
   if (typeof value === "string") return [...value];
   if (value instanceof Lazy) return value.take();
   if (isDict(value)) return value instanceof Map ? [...value.keys()] : Object.keys(value);
+  const items = value instanceof PyObject ? value.items() : undefined;
+  if (items) return items;
   throw new JinjaError("TypeError", `'${typeName(value)}' object is not iterable`);
 }
 
 /** `len(value)`; of an undefined value, 0. */
 export function lengthOf(value: unknown): number {
   if (Array.isArray(value)) return value.length;
+  if (value instanceof PyBytes) return value.value.length;
   if (typeof value === "string") return countPoints(value);
   if (value === undefined) return 0;
   if (isDict(value) || (value instanceof Lazy && value.isView)) return iterate(value).length;
@@ -291,10 +313,39 @@ function arithmetic(
 ): unknown {
   const x = numeric(a), y = numeric(b);
   if (x === undefined || y === undefined) {
+    const special = ofMoments(symbol, a, b) ?? ofDecimals(symbol, a, b);
+    if (special !== undefined) return special;
     throw notFor(`unsupported operand type(s) for ${symbol}:`, a, b, " and ");
   }
   const result = compute(x, y);
   return always || isFloat(a) || isFloat(b) ? toFloat(result) : result;
+}
+
+/** Decimals calculate with one another and with integers, not with floats. */
+function ofDecimals(symbol: string, a: unknown, b: unknown): unknown {
+  if (!(a instanceof PyDecimal || b instanceof PyDecimal)) return undefined;
+  const x = decimalOf(a), y = decimalOf(b);
+  if (!x || !y) return undefined;
+  switch (symbol) {
+    case "+":
+      return x.plus(y);
+    case "-":
+      return x.plus(y.negated());
+    case "*":
+      return x.times(y);
+    case "/":
+      return x.over(y);
+  }
+}
+
+/** A moment less another is a duration; a duration moves it. */
+function ofMoments(symbol: string, a: unknown, b: unknown): unknown {
+  if (symbol === "+" && b instanceof PyMoment && a instanceof PyDuration) return b.moved(a, 1n);
+  if (!(a instanceof PyMoment)) return undefined;
+  if (b instanceof PyDuration && (symbol === "+" || symbol === "-")) {
+    return a.moved(b, symbol === "+" ? 1n : -1n);
+  }
+  return symbol === "-" ? a.since(b) : undefined;
 }
 
 function notZero(divisor: number): number {

@@ -18,12 +18,12 @@ class Loop extends PyObject {
   readonly type = "LoopContext";
   index = 0;
 
-  constructor(readonly items: readonly unknown[]) {
+  constructor(readonly all: readonly unknown[]) {
     super();
   }
 
   override attribute(name: string): unknown {
-    const { index, items } = this;
+    const { index, all: items } = this;
     switch (name) {
       case "index":
         return index + 1;

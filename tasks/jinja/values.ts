@@ -8,6 +8,7 @@
  * | `float`                | a number that is not whole, or a {@link PyFloat}           |
  * | `list`, `tuple`        | an array, a {@link Tuple}                                  |
  * | `dict`                 | an object (keys are strings), or a `Map` (keys are values) |
+ * | `date`, `Decimal`, ... | a {@link PyObject} of `moments.ts`, `decimal.ts`, `bytes.ts` |
  * | Jinja's `Undefined`    | `undefined`                                                |
  *
  * Objects list keys that look like whole numbers first, whatever the order they came in; give a
@@ -70,6 +71,36 @@ export abstract class PyObject {
 
   /** `value.name` in a template; `undefined` where there is no such thing. */
   attribute(_name: string): unknown {
+    return undefined;
+  }
+
+  /** `str(value)`; by default its `repr`, and `undefined` where neither is worth printing. */
+  text(): string | undefined {
+    return this.repr();
+  }
+
+  /** `repr(value)`. */
+  repr(): string | undefined {
+    return undefined;
+  }
+
+  /** `bool(value)`. */
+  truthy(): boolean {
+    return true;
+  }
+
+  /** Below 0 if it sorts before another, 0 if they are equal, `undefined` if Python does not sort the two. */
+  compareTo(_other: unknown): number | undefined {
+    return undefined;
+  }
+
+  /** What it has in common with all that equal it: as a number, with numbers. */
+  get hash(): unknown {
+    return this;
+  }
+
+  /** What a loop goes through; `undefined` where it cannot. */
+  items(): readonly unknown[] | undefined {
     return undefined;
   }
 }
