@@ -33,7 +33,7 @@ import {
   type RunModel,
   shortName,
 } from "./checkpoints/model.ts";
-import { percentText } from "./command/number_text.ts";
+import { counted, percentText } from "./command/number_text.ts";
 import { seq2seqObjective } from "./train/objective.ts";
 import { validate } from "./command/options.ts";
 import { type Communicator, firstThenAll } from "./parallel/communicator.ts";
@@ -182,7 +182,7 @@ export async function finetune(
   const met = mixture.datasets.map(({ dataset }, i) => ({ dataset, ...batches.countsOf(i) }));
   if (leads) await recordMet(run, met);
   const padding = percentText(batches.paddingOverhead - 1, 1, " %");
-  say(`${trainer.programCount} programs; padding ${padding} over the real tokens`);
+  say(`${counted(trainer.programCount, "program")}; padding ${padding} over the real tokens`);
   for (const line of badLines(mixture, met, [...bad, ...batches.bad])) say(line);
   return { run, metrics: leads ? await readMetrics(join(run, "metrics.jsonl")) : [] };
 }

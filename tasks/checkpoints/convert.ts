@@ -17,9 +17,8 @@ import {
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { writeTensors } from "./tensors.ts";
-import { writeFile } from "../files/write.ts";
+import { exists, writeFile } from "../files/write.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
-import { exists } from "../files/write.ts";
 import { loadTokenizer } from "../tokenizer/load.ts";
 import { type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { writeJson } from "../files/json.ts";

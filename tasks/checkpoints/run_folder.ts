@@ -14,9 +14,8 @@ import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
-import { writeFile } from "../files/write.ts";
+import { exists, writeFile } from "../files/write.ts";
 import { readJson } from "../files/json.ts";
-import { exists } from "../files/write.ts";
 import { checkpointWeights, findParameters } from "./parameters.ts";
 import {
   isOptimizerFile,

@@ -9,9 +9,8 @@ import { type ModelConfig, type OptimisationConfig, preset } from "../../models/
 import { UserError } from "../../ops/graph/errors.ts";
 import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
-import { PRETRAIN_CONFIG } from "./pretrain.ts";
 import { MODEL_FLAGS } from "./model_flags.ts";
-import type { PretrainConfig } from "./pretrain.ts";
+import { PRETRAIN_CONFIG, type PretrainConfig } from "./pretrain.ts";
 
 const { updates, peakLearningRate, warmupUpdates, scheduleUpdates } = PRETRAIN_CONFIG;
 const { beta1, beta2, epsilon, weightDecay, clipNorm } = PRETRAIN_CONFIG;

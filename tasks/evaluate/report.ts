@@ -8,7 +8,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import { exists, writeFile } from "../files/write.ts";
-import { percentText } from "../command/number_text.ts";
+import { counted, percentText } from "../command/number_text.ts";
 import {
   compareRuns,
   type Comparison,
@@ -79,7 +79,9 @@ export async function writeEvaluation(
     ...(bad.length > 0 ? ["unusable rows, the first of them:", ...bad] : []),
     ...(programs > 0
       ? [
-        `${programs} programs; padding ${percent(paddingOverhead)} over the real tokens; ` +
+        `${counted(programs, "program")}; padding ${
+          percent(paddingOverhead)
+        } over the real tokens; ` +
         `${percent(hostShare)} of the time spent on rendering, tokenising and batching`,
       ]
       : []),

@@ -1,6 +1,6 @@
 /**
  * A rank of an evaluation across devices, as a worker: opens its device, loads the model onto it, and
- * scores its share of the batches. Started by `evaluate.ts`.
+ * scores its share of the batches. Started by `launch/evaluate.ts`.
  *
  * @module
  */

@@ -8,10 +8,9 @@
 import type { PresetName } from "../../models/mod.ts";
 import { gpuTarget } from "../../ops/gpu/target.ts";
 import { type PretrainConfig, resolvePretrain } from "../config/pretrain.ts";
-import { gigabytes, wholeText } from "../command/number_text.ts";
+import { gigabytes, percentText, wholeText } from "../command/number_text.ts";
 import { align } from "../command/table.ts";
 import { wrap } from "../command/help.ts";
-import { percentText } from "../command/number_text.ts";
 import { trafficOf } from "../parallel/communicator.ts";
 import { planMemory } from "../train/memory.ts";
 import { hoursText, secondsText } from "./print.ts";

@@ -11,6 +11,7 @@ import { LINT_KINDS, lintTemplates } from "./lint.ts";
 import { cap, evalTemplates, mixtureDatasets, type MixtureName, MIXTURES, T0_EVAL } from "./t0.ts";
 import { type Rendered, RenderError, type Template } from "./template.ts";
 import { openTemplates, type Templates } from "./templates.ts";
+import { counted } from "../command/number_text.ts";
 import { aligned } from "../command/table.ts";
 
 /** Where templates and rows are. */
@@ -158,7 +159,7 @@ export function countLines(folder: string): string[] {
   const there = new Set(templates.datasets);
   const count = (dataset: string) => there.has(dataset) ? templates.of(dataset).length : 0;
   const total = [...there].reduce((sum, dataset) => sum + count(dataset), 0);
-  const lines = [`${total} templates of ${there.size} datasets`];
+  const lines = [`${counted(total, "template")} of ${counted(there.size, "dataset")}`];
   for (const name of Object.keys(MIXTURES) as MixtureName[]) {
     const datasets = mixtureDatasets(name);
     const found = datasets.filter(({ dataset }) => there.has(dataset));

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { NO_NUMBER, percentText } from "../command/number_text.ts";
+import { counted, NO_NUMBER, percentText } from "../command/number_text.ts";
 import { aligned } from "../command/table.ts";
 import type { FinetuneConfig } from "../config/finetune.ts";
 import type { TokenizerJson } from "../tokenizer/tokenizer.ts";
@@ -90,8 +90,10 @@ export function mixtureLines(mixture: Mixture, table: readonly MixtureRow[]): st
   const header = ["dataset", "templates", "rows", "cap", "share", "dropped", "cut", "target cut"];
   const met = drops.filter((d) => table.some(({ counts }) => counts[d] > 0));
   return [
-    `mixture ${mixture.name} (${mixture.rule} rule): ${table.length} datasets, ` +
-    `${table.reduce((sum, t) => sum + t.templates, 0)} templates, ${total} examples per epoch`,
+    `mixture ${mixture.name} (${mixture.rule} rule): ${counted(table.length, "dataset")}, ` +
+    `${
+      counted(table.reduce((sum, t) => sum + t.templates, 0), "template")
+    }, ${total} examples per epoch`,
     ...aligned([header, ...cells], 1),
     ...met.map((d) =>
       `dropped for ${DROPS[d]}: ` +

@@ -7,9 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
-import type { Evaluation } from "../../tasks/evaluate/results.ts";
+import type { Evaluation, TemplateResult } from "../../tasks/evaluate/results.ts";
 import { runWorkers } from "../../tasks/parallel/workers.ts";
-import type { TemplateResult } from "../../tasks/evaluate/results.ts";
 import { cpuTest } from "../device.ts";
 import type { InterruptedArgs } from "./interrupted_rank.ts";
 import {
