@@ -33,6 +33,9 @@ export const LM_HEADS = ["linear", "roberta"] as const;
  */
 export const FEED_FORWARDS = ["relu", "gated-gelu"] as const;
 
+/** Relative tables of the T5 family: one per stack, or one per layer. */
+export const RELATIVE_TABLES = ["stack", "layer"] as const;
+
 /**
  * Sizes far above those of any model: a config that asks for more is wrong, and is refused before
  * anything is allocated or counted by it.
@@ -99,9 +102,9 @@ export interface MetroModel {
 /** The same of T5's kind; it has neither auxiliary model nor RTD head. */
 export interface T5Model extends MetroModel {
   /**
-   * What sets T5 and its finetuned offspring (T0, Flan-T5) apart from METRO's main model, besides what they
-   * all have: pre-RMSNorm with one more after each stack, no biases, no absolute positions, no attention
-   * scale, one relative table per stack, in the decoder too.
+   * What sets T5 and its offspring (T0, Flan-T5, UMT5) apart from METRO's main model, besides what they all
+   * have: pre-RMSNorm with one more after each stack, no biases, no absolute positions, no attention scale,
+   * relative positions in the decoder too.
    */
   t5: {
     /** Fills rows up. */
@@ -114,11 +117,12 @@ export interface T5Model extends MetroModel {
     headWidth: number;
     /** Feed-forward layers: `relu` in version 1.0, `gated-gelu` in 1.1. */
     feedForward: "relu" | "gated-gelu";
-    /**
-     * Whether the token table is also the output map, of features scaled by dModel^-½ (version 1.0), or there
-     * is another table for it (1.1).
-     */
+    /** Whether the token table is also the output map (version 1.0), or there is another table for it (1.1). */
     tiedHead: boolean;
+    /** Whether the decoder's output is scaled by dModel^-½ before the output map (version 1.0), or not (1.1). */
+    scaleOutputs: boolean;
+    /** Relative tables: one for all layers of a stack (T5), or one for each layer (UMT5). */
+    relativeTables: "stack" | "layer";
   };
 }
 
@@ -347,7 +351,10 @@ function checkT5({ t5, ...config }: T5Model): void {
     relativeMaxDistance,
   );
   expectOneOf(FEED_FORWARDS, "feedForward", t5.feedForward);
-  expect(typeof t5.tiedHead === "boolean", "tiedHead", "true or false", t5.tiedHead);
+  for (const field of ["tiedHead", "scaleOutputs"] as const) {
+    expect(typeof t5[field] === "boolean", field, "true or false", t5[field]);
+  }
+  expectOneOf(RELATIVE_TABLES, "relativeTables", t5.relativeTables);
   for (const field of ["pad", "eos", "start"] as const) {
     const ok = isCount(t5[field], 0) && t5[field] < vocabSize;
     expect(ok, field, `an id below ${vocabSize}`, t5[field]);

@@ -22,7 +22,7 @@ import {
   toFloat,
   where,
 } from "../ops/mod.ts";
-import { isT5, type ModelConfig, SPECIAL, specialIds } from "./config.ts";
+import { isT5, type ModelConfig, SPECIAL, specialIds, type T5Model } from "./config.ts";
 import { headProjection } from "./heads.ts";
 import {
   attend,
@@ -141,7 +141,7 @@ export function decodeStep(
     return where(isHere, gatherRows(reshape(added, [rows, width]), ownRow), kept);
   };
 
-  const bias = isT5(config) ? slotBias(parameters, config, slots, positions) : undefined;
+  const bias = isT5(config) ? slotBias(parameters, config, slots, positions) : () => undefined;
   const names = embeddingNames(config, "decoder");
   let x = embed(context, names, column(tokens), column(positions));
   const next: KeysAndValues[] = [];
@@ -151,7 +151,7 @@ export function decodeStep(
       const { keys, values } = keysAndValues(parameters, `${path}.attention`, own);
       return next[i] = { keys: store(self[i].keys, keys), values: store(self[i].values, values) };
     };
-    x = attend(context, `${path}.attention`, x, kept, { mask, bias });
+    x = attend(context, `${path}.attention`, x, kept, { mask, bias: bias(i) });
     x = reshape(x, [prompts, rows / prompts, config.dModel]);
     x = attend(context, `${path}.cross`, x, cross[i], { mask: memoryMask });
     x = reshape(feedForward(context, `${path}.ffn`, x), [rows, 1, config.dModel]);
@@ -160,21 +160,26 @@ export function decodeStep(
 }
 
 /**
- * T5's relative bias of each slot, seen from each row's position: [rows, slots, heads].
+ * T5's relative bias of each slot, seen from each row's position, by layer: [rows, slots, heads].
  *
  * @param positions as in {@link DecodeStepInputs.positions}
  */
 function slotBias(
   parameters: Parameters,
-  config: ModelConfig,
+  config: T5Model,
   slots: number,
   positions: Tensor,
-): Tensor {
+): (layer: number) => Tensor {
   const rows = FIRST_POSITION + slots;
   const buckets = perSlot(rows, slots, (position, slot) => {
     return t5Bucket(slot - (position - FIRST_POSITION), config, false);
   });
-  return gatherRows(parameters["decoder.0.attention.relative"], gatherRows(buckets, positions));
+  const there = gatherRows(buckets, positions);
+  const biasOf = (layer: number) =>
+    gatherRows(parameters[`decoder.${layer}.attention.relative`], there);
+  if (config.t5.relativeTables === "layer") return biasOf;
+  const shared = biasOf(0);
+  return () => shared;
 }
 
 /** What {@link greedyStep} reads. */

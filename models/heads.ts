@@ -176,9 +176,10 @@ export function headProjection(
   const { tokens } = embeddingNames(config, head === "mlm" ? "aux" : "decoder");
   const table = p[tokens];
   if (isT5(config)) {
-    return config.t5.tiedHead
-      ? { features: scale(h, config.dModel ** -0.5), table }
-      : { features: h, table: p["clm.tokens"] };
+    return {
+      features: config.t5.scaleOutputs ? scale(h, config.dModel ** -0.5) : h,
+      table: config.t5.tiedHead ? table : p["clm.tokens"],
+    };
   }
   const shape = head === "mlm" ? config.mlmHead : config.clmHead;
   return shape === "linear"

@@ -138,7 +138,7 @@ function addMain(shapes: Shapes, config: ModelConfig): void {
 }
 
 function addT5(shapes: Shapes, config: T5Model): void {
-  const { feedForward, tiedHead } = config.t5;
+  const { feedForward, tiedHead, relativeTables } = config.t5;
   const { vocabSize, dModel, dFf, heads, relativeBuckets } = config;
   const width = attentionWidth(config);
   const layers = { encoder: config.encoderLayers, decoder: config.decoderLayers };
@@ -151,7 +151,9 @@ function addT5(shapes: Shapes, config: T5Model): void {
         shapes.set(`${path}.${kind}.out.weight`, [width, dModel]);
         shapes.set(`${path}.${kind}.norm.gain`, [dModel]);
       }
-      if (i === 0) shapes.set(`${path}.attention.relative`, [relativeBuckets, heads]);
+      if (i === 0 || relativeTables === "layer") {
+        shapes.set(`${path}.attention.relative`, [relativeBuckets, heads]);
+      }
       shapes.set(`${path}.ffn.in.weight`, [dModel, dFf]);
       if (feedForward === "gated-gelu") shapes.set(`${path}.ffn.linear.weight`, [dModel, dFf]);
       shapes.set(`${path}.ffn.out.weight`, [dFf, dModel]);

@@ -114,8 +114,8 @@ export function decode(
 }
 
 /**
- * The relative bias of the layers of a stack, by number. In METRO each has a table of its own; in T5 the first
- * one's serves all. Columns of a row may hold several segments: within one, distances are those of columns.
+ * The relative bias of the layers of a stack, by number. In METRO and UMT5 each has a table of its own; in T5
+ * the first one's serves all. Columns of a row may hold several segments: within one, distances are those of columns.
  */
 function relativeBias(
   parameters: Parameters,
@@ -130,7 +130,7 @@ function relativeBias(
   const rows = constant(buckets, [2 * length - 1]);
   const biasOf = (layer: number) =>
     gatherRows(parameters[`${stack}.${layer}.attention.relative`], rows);
-  if (!isT5(config)) return biasOf;
+  if (!isT5(config) || config.t5.relativeTables === "layer") return biasOf;
   const shared = biasOf(0);
   return () => shared;
 }

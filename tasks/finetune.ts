@@ -274,16 +274,17 @@ async function savedRun(job: FinetuneJob): Promise<Begun> {
       `${run}: is a pretraining run; to resume a finetuning run, name its folder`,
     );
   }
-  const { kind, from, preset, source, model, datasets, ...settings } = contents;
+  const { kind, from, preset, source, model: _, datasets, ...settings } = contents;
   const saved = validate(FINETUNE_CONFIG, settings, join(run, "config.json"));
   expectSame(run, saved, given);
-  const config = { ...saved, kind, from, preset, source, model, datasets } as FinetuneConfig;
   if (!await hasCheckpoint(run)) {
     throw new UserError(
       `${run}: the run has no checkpoint yet; delete the folder and start it again`,
     );
   }
-  return { run, config, model: await readRunModel(run), resume: true };
+  const model = await readRunModel(run);
+  const rest = { kind, from, preset, source, model: model.config, datasets };
+  return { run, config: { ...saved, ...rest } as FinetuneConfig, model, resume: true };
 }
 
 /** Writes what a run folder has before its first checkpoint; the config last, which makes it a run. */

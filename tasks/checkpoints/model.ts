@@ -33,6 +33,7 @@ import {
   checkpointWeights,
   findParameters,
   type FoundParameter,
+  hasOwnHead,
   loadParameters,
 } from "./parameters.ts";
 import { defaults, validate } from "../command/options.ts";
@@ -156,7 +157,7 @@ function finetunedModel(
   expect("source", "whom the model follows", (x) => source.choices.includes(x as never));
 
   const finetuned = contents as unknown as FinetunedModel & Pick<RunModel, "preset" | "source">;
-  const config = checkedConfig(path, finetuned.model);
+  const config = checkedConfig(path, withT5Settings(finetuned.model));
   if (tokenizer.rows > config.vocabSize) {
     throw new UserError(
       `${run}: the tokenizer has ${tokenizer.rows} ids and the model's token table ` +
@@ -172,6 +173,13 @@ function finetunedModel(
     tokenizer,
     finetuned,
   };
+}
+
+/** Runs of older versions do not say what then followed from tied tables. */
+function withT5Settings(model: ModelConfig): ModelConfig {
+  if (!("t5" in model) || !isRecord(model.t5)) return model;
+  const settings = { scaleOutputs: model.t5.tiedHead, relativeTables: "stack" as const };
+  return { ...model, t5: { ...settings, ...model.t5 } };
 }
 
 function checkedConfig(path: string, config: ModelConfig): ModelConfig {
@@ -193,7 +201,7 @@ export async function readModel(source: string, options: ModelOptions = {}): Pro
   const folder = await resolveModel(source, options);
   const otherwise = "expected a run or a model, but there is no config.json in it";
   const json = await readConfig(folder, otherwise);
-  if (isReleased(json)) return readReleased(folder, json, options);
+  if (isReleased(json)) return await readReleased(folder, json, options);
   if (options.relativeMaxDistance === undefined) return await readRunModel(folder);
   throw new UserError(
     `relativeMaxDistance: ${source} is a run, whose config.json says what it is; leave it out`,
@@ -205,8 +213,12 @@ function isReleased(config: unknown): boolean {
   return isRecord(config) && "model_type" in config;
 }
 
-function readReleased(folder: string, json: unknown, options: ModelOptions): RunModel {
-  const config = releasedConfig(folder, json, options);
+async function readReleased(
+  folder: string,
+  json: unknown,
+  options: ModelOptions,
+): Promise<RunModel> {
+  const config = await releasedConfig(folder, json, options);
   const tokenizer = loadTokenizer(folder);
   checkTokenizer(folder, config, tokenizer);
   return {
@@ -220,19 +232,58 @@ function readReleased(folder: string, json: unknown, options: ModelOptions): Run
 }
 
 /**
- * The model that a `config.json` of the Hub describes.
+ * The model that a folder like those of the Hub holds: what its `config.json` describes, and, where that leaves
+ * open whether a T5 has an output table of its own, its weights.
  *
  * @throws {UserError} naming the file and the field that is not usable
  */
-export function releasedConfig(
+export async function releasedConfig(
   folder: string,
   json: unknown,
   { relativeMaxDistance }: ModelOptions = {},
-): ModelConfig {
+): Promise<ModelConfig> {
+  const read = (ownHead?: boolean) =>
+    inFile(folder, () => modelFromHubConfig(json, { relativeMaxDistance, ownHead }));
+  let config = read();
+  if (isT5(config) && !saysUntied(json)) {
+    const weights = await openWeights(folder);
+    try {
+      config = read(await hasOwnHead(weights));
+    } finally {
+      await weights.close();
+    }
+  }
+  await checkGenerationConfig(folder, config);
+  return config;
+}
+
+function inFile<T>(folder: string, work: () => T): T {
   try {
-    return modelFromHubConfig(json, { relativeMaxDistance });
+    return work();
   } catch (error) {
     throw error instanceof UserError ? new UserError(join(folder, error.message)) : error;
+  }
+}
+
+function saysUntied(json: unknown): boolean {
+  return isRecord(json) && json.tie_word_embeddings === false;
+}
+
+/** Ids that Hugging Face's library takes from `generation_config.json` must be those of `config.json`. */
+async function checkGenerationConfig(folder: string, config: ModelConfig): Promise<void> {
+  const path = join(folder, "generation_config.json");
+  if (!await exists(path)) return;
+  const json = await readJson(path);
+  if (!isRecord(json)) throw new UserError(`${path}: expected an object, got ${shown(json)}`);
+  const { pad, eos, start } = specialIds(config);
+  const ids = { decoder_start_token_id: start, eos_token_id: eos, pad_token_id: pad };
+  for (const [field, expected] of Object.entries(ids)) {
+    const value = json[field] ?? expected;
+    const one = Array.isArray(value) && value.length === 1 ? value[0] : value;
+    if (one === expected) continue;
+    throw new UserError(
+      `${path}: ${field}: expected ${expected}, as in config.json, got ${shown(value)}`,
+    );
   }
 }
 

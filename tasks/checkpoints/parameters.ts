@@ -128,6 +128,23 @@ export async function findParameters(
   return found;
 }
 
+/** Names of T5's output table and of its token table. */
+const HEAD = "lm_head.weight";
+const TABLES = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+
+/**
+ * Whether weights of the T5 family hold an output table that differs from the token table. Config files do not
+ * say: version 5 of Hugging Face's library writes of all of them that both are tied.
+ */
+export async function hasOwnHead(weights: Weights): Promise<boolean> {
+  const table = TABLES.find((name) => weights.tensors.has(name));
+  if (table === undefined || !weights.tensors.has(HEAD)) return false;
+  if (weights.aliases(HEAD).includes(table)) return false;
+  const shape = (name: string) => weights.tensors.get(name)!.shape.join();
+  return shape(HEAD) !== shape(table) ||
+    await firstDifference(weights, table, HEAD) !== undefined;
+}
+
 /** The scheme that knows most of the names; the first if there is a tie. */
 function likeliestScheme(
   weights: Weights,
@@ -151,17 +168,30 @@ async function expectEqual(
   const same = copies.length > 0 ? weights.aliases(name) : [];
   const others = copies.filter((copy) => !same.includes(copy));
   if (others.length === 0) return;
-  const values = await weights.read(name);
   for (const other of others) {
-    await weights.readInto(other, (part, first) => {
-      const at = part.findIndex((x, i) => !Object.is(x, values[first + i]));
-      if (at < 0) return;
-      throw new UserError(
-        `${where}: tensors ${name} and ${other} are tied in this model, but differ at element ` +
-          `${first + at}; does config.json belong to them?`,
-      );
-    });
+    const at = await firstDifference(weights, name, other);
+    if (at === undefined) continue;
+    throw new UserError(
+      `${where}: tensors ${name} and ${other} are tied in this model, but differ at element ` +
+        `${at}; does config.json belong to them?`,
+    );
   }
+}
+
+/** The first element, if any, at which two tensors of one shape differ. */
+async function firstDifference(
+  weights: Weights,
+  name: string,
+  other: string,
+): Promise<number | undefined> {
+  const values = await weights.read(name);
+  let found: number | undefined;
+  await weights.readInto(other, (part, first) => {
+    if (found !== undefined) return;
+    const at = part.findIndex((x, i) => !Object.is(x, values[first + i]));
+    if (at >= 0) found = first + at;
+  });
+  return found;
 }
 
 /**

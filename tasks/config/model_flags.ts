@@ -14,7 +14,7 @@ export const MODEL_FLAGS = describe({
     unit: "name|folder",
     help:
       "Instead of a run: a model of the Hugging Face Hub (owner/name), which is downloaded once, or " +
-      "a folder with its files. METRO-T0, T0, T5 and Flan-T5.",
+      "a folder with its files. METRO-T0, T0, T5, Flan-T5 and UMT5.",
   },
   relativeMaxDistance: {
     type: "integer",

@@ -88,7 +88,10 @@ const MOST_TOKENS = 16;
  * ```
  */
 export async function verifyModel(device: Device, folder: string): Promise<ModelReport> {
-  const config = releasedConfig(folder, await readConfig(folder, "there is no config.json in it"));
+  const config = await releasedConfig(
+    folder,
+    await readConfig(folder, "there is no config.json in it"),
+  );
   const expected = await readExpected(folder, config);
   const parameters = new StateMemory(device, parameterShapes(config, ["main"]), "parameters");
   const files = { folder, config, released: true };

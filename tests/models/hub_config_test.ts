@@ -77,6 +77,8 @@ Deno.test("modelFromHubConfig: T5 1.0 by the library's defaults, and T0 3B", () 
     headWidth: 64,
     feedForward: "relu",
     tiedHead: true,
+    scaleOutputs: true,
+    relativeTables: "stack",
     pad: 0,
     eos: 1,
     start: 0,
@@ -94,12 +96,80 @@ Deno.test("modelFromHubConfig: other special ids are kept, as code models have t
   assert.deepEqual(specialIds(model), { pad: 0, eos: 2, start: 0 });
 });
 
+// What each version writes and reads, by hand: until 4, tied tables and scaled outputs are one setting; from 5
+// on, tables are tied unless the weights say otherwise, and outputs scaled unless a field says otherwise.
+for (
+  const [tie, scale, ownHead, tiedHead, scaleOutputs] of [
+    [undefined, undefined, undefined, true, true],
+    [undefined, undefined, false, true, true],
+    [true, undefined, undefined, true, true],
+    [true, undefined, true, false, true],
+    [true, true, false, true, true],
+    [true, false, undefined, false, false],
+    [true, false, true, false, false],
+    [true, false, false, true, false],
+    [undefined, false, true, false, false],
+    [null, true, true, false, true],
+    [false, undefined, undefined, false, false],
+    [false, undefined, true, false, false],
+    [false, undefined, false, false, false],
+    [false, true, true, false, true],
+  ] as const
+) {
+  const fields = { tie_word_embeddings: tie, scale_decoder_outputs: scale };
+  Deno.test(`modelFromHubConfig: ${JSON.stringify(fields)}, own head: ${ownHead}`, () => {
+    for (const model_type of ["t5", "umt5"]) {
+      const { t5 } = modelFromHubConfig({ ...T5_SMALL, ...fields, model_type }, {
+        ownHead,
+      }) as T5Model;
+      assert.deepEqual([t5.tiedHead, t5.scaleOutputs], [tiedHead, scaleOutputs]);
+    }
+  });
+}
+
+Deno.test("modelFromHubConfig: an output table of which the configuration says nothing", () => {
+  const message = /^config\.json: scale_decoder_outputs: missing; the weights have an output table/;
+  assert.throws(() => modelFromHubConfig(T5_SMALL, { ownHead: true }), {
+    name: "UserError",
+    message,
+  });
+});
+
+Deno.test("modelFromHubConfig: what version 5 writes besides changes nothing", () => {
+  const besides = {
+    dtype: "float32",
+    eos_token_id: [1],
+    is_decoder: false,
+    is_gated_act: true,
+    dense_act_fn: "gelu_new",
+    use_cache: true,
+    classifier_dropout: 0.0,
+    transformers_version: "5.18.0",
+    hidden_size: 2048,
+    quantization_config: null,
+  };
+  assert.deepEqual(t5({ ...T5_XL, ...besides }), t5(T5_XL));
+  const { d_model: hidden_size, num_layers: num_hidden_layers, d_kv: head_dim, ...rest } = T5_XL;
+  assert.deepEqual(t5({ ...rest, hidden_size, num_hidden_layers, head_dim }), t5(T5_XL));
+  assert.deepEqual(modelFromHubConfig({ ...METRO, eos_token_id: [2] }), modelFromHubConfig(METRO));
+});
+
+Deno.test("modelFromHubConfig: UMT5 has a relative table in every layer", () => {
+  const model = t5({ ...T5_SMALL, model_type: "umt5", tie_word_embeddings: false });
+  assert.equal(model.t5.feedForward, "gated-gelu");
+  const tables = [...parameterShapes(model).keys()].filter((name) => name.endsWith(".relative"));
+  assert.equal(tables.length, 12);
+});
+
 for (
   const [json, message] of [
     [null, "config.json: expected an object, got null"],
     [[], "config.json: expected an object, got []"],
     [{}, "config.json: model_type: missing; is it the config.json of a model?"],
-    [{ ...METRO, model_type: "bert" }, 'model_type: expected one of fairseq_t5, t5, got "bert"'],
+    [
+      { ...METRO, model_type: "bert" },
+      'model_type: expected one of fairseq_t5, t5, umt5, got "bert"',
+    ],
     [{ ...METRO, d_model: "1024" }, 'd_model: expected an integer of at least 0, got "1024"'],
     [{ ...METRO, num_layers: undefined }, "num_layers: missing"],
     [{ ...METRO, d_kv: 32 }, "d_kv: expected 64, got 32"],
@@ -124,6 +194,19 @@ for (
       { ...T5_SMALL, feed_forward_proj: "gated-silu" },
       'feed_forward_proj: expected one of relu, gated-gelu, got "gated-silu"',
     ],
+    [{ ...T5_SMALL, eos_token_id: [1, 7] }, "eos_token_id: expected one id, got [1,7]"],
+    [{ ...T5_SMALL, eos_token_id: [] }, "eos_token_id: expected one id, got []"],
+    [{ ...METRO, eos_token_id: [1] }, "eos_token_id: expected 2, got [1]"],
+    [{ ...T5_SMALL, scale_decoder_outputs: 1 }, "scale_decoder_outputs: expected true or false"],
+    [{ ...T5_SMALL, dense_act_fn: "gelu" }, 'dense_act_fn: expected "relu", got "gelu"'],
+    [{ ...T5_XL, dense_act_fn: "silu" }, 'dense_act_fn: expected "gelu_new", got "silu"'],
+    [{ ...T5_XL, is_gated_act: false }, "is_gated_act: expected true, got false"],
+    [{ ...T5_SMALL, hidden_size: 768 }, "hidden_size: expected 512, got 768"],
+    [{ ...T5_SMALL, is_decoder: true }, "is_decoder: expected false, got true"],
+    [{ ...T5_SMALL, is_encoder_decoder: false }, "is_encoder_decoder: expected true, got false"],
+    [{ ...METRO, tie_encoder_decoder: true }, "tie_encoder_decoder: expected false, got true"],
+    [{ ...T5_SMALL, quantization_config: { bits: 8 } }, "quantization_config: expected none"],
+    [{ ...METRO, per_layer_config: [1] }, "per_layer_config: expected none"],
     [{ ...T5_SMALL, tie_word_embeddings: "no" }, "tie_word_embeddings: expected true or false"],
     [{ ...T5_SMALL, eos_token_id: 50_000 }, "eos: expected an id below 32128, got 50000"],
     [
@@ -152,10 +235,15 @@ Deno.test("hubConfig: what it writes is read as it was", () => {
     mlmHead: "linear",
     clmHead: "linear",
   };
-  for (const model of [trained, modelFromHubConfig(METRO), t5(T5_SMALL), t5(T5_XL)]) {
+  const umt5 = t5({ ...T5_XL, model_type: "umt5" });
+  const untied = { ...t5(T5_SMALL), t5: { ...t5(T5_SMALL).t5, tiedHead: false } };
+  const unscaled = { ...t5(T5_XL), t5: { ...t5(T5_XL).t5, tiedHead: true } };
+  const T5S = [t5(T5_SMALL), t5(T5_XL), umt5, untied, unscaled];
+  for (const model of [trained, modelFromHubConfig(METRO), ...T5S]) {
     const json = JSON.parse(JSON.stringify(hubConfig(model)));
-    assert.deepEqual(modelFromHubConfig(json), model);
-    assert.equal(json.model_type, isT5(model) ? "t5" : "fairseq_t5");
+    const ownHead = isT5(model) && !model.t5.tiedHead;
+    assert.deepEqual(modelFromHubConfig(json, { ownHead }), model);
+    assert.equal(json.model_type, model === umt5 ? "umt5" : isT5(model) ? "t5" : "fairseq_t5");
   }
   assert.throws(() => hubConfig(tiny), /clmHead: expected linear/);
   const short = { ...trained, maxPositions: 62, positionRows: 64 };

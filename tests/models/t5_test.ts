@@ -173,11 +173,28 @@ const SMALL: T5Model = {
   clmHead: "linear",
   dropout: 0.1,
   layerNormEps: 1e-6,
-  t5: { headWidth: 8, feedForward: "relu", tiedHead: true, pad: 0, eos: 1, start: 0 },
+  t5: {
+    headWidth: 8,
+    feedForward: "relu",
+    tiedHead: true,
+    scaleOutputs: true,
+    relativeTables: "stack",
+    pad: 0,
+    eos: 1,
+    start: 0,
+  },
+};
+const GATED: T5Model["t5"] = {
+  ...SMALL.t5,
+  feedForward: "gated-gelu",
+  tiedHead: false,
+  scaleOutputs: false,
 };
 const KINDS: Record<string, T5Model> = {
   "version 1.0": SMALL,
-  "version 1.1": { ...SMALL, t5: { ...SMALL.t5, feedForward: "gated-gelu", tiedHead: false } },
+  "version 1.1": { ...SMALL, t5: GATED },
+  "version 1.1, one table and no scale": { ...SMALL, t5: { ...GATED, tiedHead: true } },
+  "UMT5": { ...SMALL, t5: { ...GATED, relativeTables: "layer" } },
 };
 
 function randomWeights(config: T5Model): Record<string, Float32Array> {
@@ -308,6 +325,30 @@ for (const [kind, config] of Object.entries(KINDS)) {
     assert.equal(shapes.has("encoder.block.1.layer.0.layer_norm.bias"), false);
   });
 }
+
+Deno.test("UMT5 with the same relative table in every layer is a T5, with another one is not", () => {
+  const umt5 = KINDS.UMT5, oneTable = { ...umt5, t5: GATED };
+  const logitsOf = (config: T5Model, weights: Record<string, Float32Array>) => {
+    const parameters = declareParameters(config);
+    const memoryTokens = input("source", [1, 9], "u32"), tokens = input("target", [1, 7], "u32");
+    const memory = encode(parameters, config, memoryTokens);
+    const h = decode(parameters, config, tokens, { memory, memoryTokens });
+    return interpret([languageModelLogits(parameters, config, "clm", h)], {
+      values: { ...weights, source: [5, 6, 7, 8, 9, 4, 3, 1, 0], target: [0, 5, 9, 7, 3, 8, 2] },
+    })[0];
+  };
+  const weights = randomWeights(umt5);
+  const shared = { ...weights };
+  for (const stack of ["encoder", "decoder"]) {
+    shared[`${stack}.1.attention.relative`] = weights[`${stack}.0.attention.relative`];
+  }
+  const expected = logitsOf(oneTable, weights);
+  assert.deepEqual(logitsOf(umt5, shared), expected);
+  for (const stack of ["encoder", "decoder"]) {
+    const name = `${stack}.1.attention.relative`;
+    assert.notDeepEqual(logitsOf(umt5, { ...shared, [name]: weights[name] }), expected);
+  }
+});
 
 cpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was", async () => {
   const model = KINDS["version 1.1"], weights = randomWeights(model);

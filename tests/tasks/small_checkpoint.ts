@@ -40,13 +40,29 @@ export const T5: T5Model = {
   maxPositions: 4096,
   positionRows: 4098,
   layerNormEps: 1e-6,
-  t5: { headWidth: 4, feedForward: "relu", tiedHead: true, pad: 0, eos: 1, start: 0 },
+  t5: {
+    headWidth: 4,
+    feedForward: "relu",
+    tiedHead: true,
+    scaleOutputs: true,
+    relativeTables: "stack",
+    pad: 0,
+    eos: 1,
+    start: 0,
+  },
 };
 
 /** T5 1.1. */
 export const T5_GATED: T5Model = {
   ...T5,
-  t5: { ...T5.t5, feedForward: "gated-gelu", tiedHead: false },
+  t5: { ...T5.t5, feedForward: "gated-gelu", tiedHead: false, scaleOutputs: false },
+};
+
+/** UMT5: a relative table in every layer. */
+export const UMT5: T5Model = {
+  ...T5_GATED,
+  decoderLayers: 2,
+  t5: { ...T5_GATED.t5, relativeTables: "layer" },
 };
 
 const LETTERS = [..."abcdefghijklmnopqrstuvwxyz0123456789.,:?!'"];

@@ -22,11 +22,20 @@ import {
   T5,
   T5_GATED,
   t5Tokenizer,
+  UMT5,
   writeCheckpoint,
   writeTensorFile,
 } from "../small_checkpoint.ts";
 
 const { device, scratch, newFolder } = bench("convert-");
+
+const KINDS: Record<string, ModelConfig> = {
+  METRO,
+  "T5 1.0": T5,
+  "T5 1.1": T5_GATED,
+  "T5 1.1 with one table": { ...T5_GATED, t5: { ...T5_GATED.t5, tiedHead: true } },
+  UMT5,
+};
 
 /** A folder like that of a finetuning run. */
 async function writeRun(model: ModelConfig): Promise<string> {
@@ -60,7 +69,7 @@ async function contents(folder: string) {
   return { sizes, start, hash: tokenizer.hash, values, answer };
 }
 
-for (const [kind, config] of Object.entries({ METRO, "T5 1.0": T5, "T5 1.1": T5_GATED })) {
+for (const [kind, config] of Object.entries(KINDS)) {
   cpuTest(`${kind}: a run becomes a published checkpoint, with the same answers`, async () => {
     const run = await writeRun(config), out = newFolder();
     const { tensors } = await convertModel(run, out);

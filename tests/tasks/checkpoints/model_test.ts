@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isT5, type ModelConfig } from "../../../models/config.ts";
+import { isT5, type ModelConfig, type T5Model } from "../../../models/config.ts";
 import { generate } from "../../../tasks/generate/generate.ts";
 import { loadModel, readModel } from "../../../tasks/checkpoints/model.ts";
 import { rank } from "../../../tasks/evaluate/rank.ts";
@@ -20,6 +20,7 @@ import {
   T5,
   T5_GATED,
   t5Tokenizer,
+  UMT5,
   writeCheckpoint,
   writeTensorFile,
 } from "../small_checkpoint.ts";
@@ -37,7 +38,7 @@ async function loaded(folder: string): Promise<Record<string, Float32Array>> {
   return values;
 }
 
-const KINDS = { METRO, "T5 1.0": T5, "T5 1.1": T5_GATED };
+const KINDS = { METRO, "T5 1.0": T5, "T5 1.1": T5_GATED, UMT5 };
 
 // ---- What loads ----
 
@@ -110,6 +111,88 @@ for (const [kind, config] of Object.entries(KINDS)) {
     },
   );
 }
+
+/** Changes fields of a folder's configuration; what is undefined goes. */
+async function changeConfig(folder: string, change: object, file = "config.json"): Promise<string> {
+  const path = join(folder, file);
+  const json = JSON.parse(await readFile(path, "utf8").catch(() => "{}"));
+  await writeFile(path, JSON.stringify({ ...json, ...change }));
+  return folder;
+}
+
+cpuTest(
+  "T5 as version 5 of Hugging Face's library writes it: the weights say what is tied",
+  async () => {
+    const always = { tie_word_embeddings: true, eos_token_id: [1], dtype: "float32" };
+    const written = async (config: T5Model, scale: boolean, change: (t: FileTensors) => void) => {
+      const tensors = randomTensors(config);
+      change(tensors);
+      const folder = await checkpoint(config, tensors);
+      await changeConfig(folder, { ...always, scale_decoder_outputs: scale });
+      return await changeConfig(
+        folder,
+        { eos_token_id: [1], do_sample: false },
+        "generation_config.json",
+      );
+    };
+    const headOf = async (folder: string) => {
+      const { t5 } = (await readModel(folder)).config as T5Model;
+      return [t5.tiedHead, t5.scaleOutputs];
+    };
+    const copied = (t: FileTensors) => t.set("lm_head.weight", t.get("shared.weight")!);
+    const dropped = (t: FileTensors) => t.delete("lm_head.weight");
+    const asIs = () => {};
+
+    const own = await written(T5_GATED, false, asIs);
+    assert.deepEqual(await headOf(own), [false, false]);
+    assert.deepEqual(await loaded(own), await loaded(await checkpoint(T5_GATED)));
+    assert.deepEqual(await headOf(await written(UMT5, false, asIs)), [false, false]);
+    assert.deepEqual(await headOf(await written(T5_GATED, true, asIs)), [false, true]);
+    for (const change of [copied, dropped]) {
+      const one = await written(T5_GATED, false, change);
+      assert.deepEqual(await headOf(one), [true, false]);
+      assert.equal("clm.tokens" in await loaded(one), false);
+    }
+    assert.deepEqual(await headOf(await written(T5, true, asIs)), [true, true]);
+    // The head alone is the table, whatever it is called.
+    const alone = (t: FileTensors) => {
+      copied(t);
+      t.delete("shared.weight");
+    };
+    assert.deepEqual(await headOf(await written(T5, true, alone)), [true, true]);
+  },
+);
+
+Deno.test("refused: generation_config.json with other ids than config.json", async () => {
+  for (const field of ["eos_token_id", "pad_token_id", "decoder_start_token_id"]) {
+    const folder = await changeConfig(
+      await checkpoint(T5),
+      { [field]: 5 },
+      "generation_config.json",
+    );
+    const message = new RegExp(
+      `generation_config\\.json: ${field}: expected [01], as in config\\.json, got 5$`,
+    );
+    await assert.rejects(readModel(folder), { name: "UserError", message });
+  }
+});
+
+Deno.test("a finetuned T5 of an older version, which says nothing of scaling, scales where it is tied", async () => {
+  for (const model of [T5, T5_GATED]) {
+    const folder = newFolder();
+    await mkdir(folder);
+    const { scaleOutputs, relativeTables: _, ...t5 } = model.t5;
+    const config = {
+      ...{ kind: "finetune", model: { ...model, t5 }, sourceLength: 64, targetLength: 32 },
+      ...{ datasets: [], preset: "tiny", source: "code" },
+    };
+    await writeFile(join(folder, "config.json"), JSON.stringify(config));
+    await writeFile(join(folder, "tokenizer.json"), JSON.stringify(t5Tokenizer()));
+    await writeTensorFile(join(folder, "model.safetensors"), randomTensors(model, "reference"));
+    const read = (await readModel(folder)).config as T5Model;
+    assert.deepEqual([read.t5.scaleOutputs, read.t5.relativeTables], [scaleOutputs, "stack"]);
+  }
+});
 
 cpuTest("METRO under fairseq's names, with what fairseq saves besides", async () => {
   const expected = await loaded(await checkpoint(METRO));
