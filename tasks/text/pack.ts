@@ -5,9 +5,12 @@
  *
  * @module
  */
+import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
+import { crc32 } from "node:zlib";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
+import { sealed } from "../files/seal.ts";
 import { type Document, listCorpus, readDocuments } from "./corpus.ts";
 import {
   FORMAT,
@@ -119,11 +122,12 @@ export async function packCorpus(request: PackRequest): Promise<PackedManifest> 
     } finally {
       for (const part of Object.values(parts)) part.close();
     }
-    const counts = { train: parts.train.counts, heldout: parts.heldout.counts };
+    const counts = { train: parts.train.contents(), heldout: parts.heldout.contents() };
     if (counts.train.blocks === 0) throw new UserError(`no text in ${paths.join(", ")}`);
-    const identity = { tokenizer: tokenizer.hash, rule, files };
+    const identity = { tokenizer: tokenizer.hash, ids: tokenizer.rows, rule, files };
     const manifest: PackedManifest = { format: FORMAT, dtype, ...identity, cropped, ...counts };
-    Deno.writeTextFileSync(join(temporary, MANIFEST), JSON.stringify(manifest, null, 2) + "\n");
+    const text = JSON.stringify(sealed(manifest), null, 2) + "\n";
+    Deno.writeTextFileSync(join(temporary, MANIFEST), text);
     replace(out, temporary);
     return manifest;
   } catch (error) {
@@ -354,18 +358,21 @@ function* linesWithEos({ tokens, lengths }: EncodedDocument, eos: number): Gener
   }
 }
 
-/** How much is collected before it is written, in ids and in index entries. */
+/** How much is collected before it is written, in ids and in words of the index. */
 const BUFFER = 1 << 19;
 
 /** Writes the blocks of one part. */
 class PartWriter {
-  readonly counts: PartCounts = { documents: 0, lines: 0, blocks: 0, tokens: 0, longest: 0 };
+  readonly counts: Omit<PartCounts, "index"> = {
+    ...{ documents: 0, lines: 0, blocks: 0, tokens: 0, longest: 0 },
+  };
   #tokens: Deno.FsFile;
   #index: Deno.FsFile;
   #ids: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
   #idCount = 0;
-  #starts = new Uint32Array(2 * BUFFER);
-  #startCount = 0;
+  #entries = new Uint32Array(3 * BUFFER);
+  #entryWords = 0;
+  readonly #digest = createHash("sha256");
   #bos: number;
 
   constructor(dir: string, part: PartName, dtype: "u16" | "u32", bos: number) {
@@ -374,26 +381,34 @@ class PartWriter {
     this.#index = Deno.openSync(index, { write: true, create: true });
     this.#ids = dtype === "u16" ? new Uint16Array(BUFFER) : new Uint32Array(BUFFER);
     this.#bos = bos;
-    this.#start(0);
+    this.#entry(0, 0);
+  }
+
+  /** What was written, once all of it is flushed. */
+  contents(): PartCounts {
+    return { ...this.counts, index: this.#digest.copy().digest("hex") };
   }
 
   /** Writes `<s>` and the ids as one block. */
   write(body: Uint32Array): void {
     const length = body.length + 1;
     if (this.#idCount + length > this.#ids.length) this.#flushIds();
-    this.#ids[this.#idCount++] = this.#bos;
-    this.#ids.set(body, this.#idCount);
-    this.#idCount += body.length;
+    const from = this.#idCount;
+    this.#ids[from] = this.#bos;
+    this.#ids.set(body, from + 1);
+    this.#idCount += length;
     this.counts.blocks++;
     this.counts.tokens += length;
     this.counts.longest = Math.max(this.counts.longest, length);
-    this.#start(this.counts.tokens);
+    const width = this.#ids.BYTES_PER_ELEMENT;
+    const bytes = new Uint8Array(this.#ids.buffer, from * width, length * width);
+    this.#entry(this.counts.tokens, crc32(bytes));
   }
 
   /** Writes what is still collected, down to the disk. */
   flush(): void {
     this.#flushIds();
-    this.#flushStarts();
+    this.#flushEntries();
     this.#tokens.syncDataSync();
     this.#index.syncDataSync();
   }
@@ -404,10 +419,11 @@ class PartWriter {
     this.#index.close();
   }
 
-  #start(offset: number): void {
-    if (this.#startCount === this.#starts.length) this.#flushStarts();
-    this.#starts[this.#startCount++] = offset % 2 ** 32;
-    this.#starts[this.#startCount++] = Math.floor(offset / 2 ** 32);
+  /** Where the next block starts, and the checksum of the one before. */
+  #entry(start: number, sum: number): void {
+    if (this.#entryWords === this.#entries.length) this.#flushEntries();
+    this.#entries.set([start % 2 ** 32, Math.floor(start / 2 ** 32), sum], this.#entryWords);
+    this.#entryWords += 3;
   }
 
   #flushIds(): void {
@@ -416,9 +432,11 @@ class PartWriter {
     this.#idCount = 0;
   }
 
-  #flushStarts(): void {
-    writeAll(this.#index, new Uint8Array(this.#starts.buffer, 0, this.#startCount * 4));
-    this.#startCount = 0;
+  #flushEntries(): void {
+    const bytes = new Uint8Array(this.#entries.buffer, 0, this.#entryWords * 4);
+    this.#digest.update(bytes);
+    writeAll(this.#index, bytes);
+    this.#entryWords = 0;
   }
 }
 
