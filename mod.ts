@@ -26,6 +26,7 @@ export {
 } from "./ops/mod.ts";
 export { type ModelConfig, preset, type PresetName } from "./models/mod.ts";
 export {
+  encodePrompt,
   evaluate,
   type EvaluateJob,
   finetune,

@@ -16,6 +16,7 @@ import {
 import { help } from "../tasks/command/help.ts";
 import { finetunedRun, loadModel } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
+import { printableText } from "../tasks/command/printable.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
 import { openAlone } from "../tasks/devices/open.ts";
@@ -143,8 +144,11 @@ await main(async () => {
   const chosen = run === undefined ? named! : await finetunedRun(run, pretrained);
   const device = await openAlone({ adapter, threads });
   const model = await loadModel(device, chosen, { relativeMaxDistance });
+  // A file gets the text as it is; a terminal would act on an escape sequence.
+  const shown = Deno.stdout.isTerminal() ? printableText : String;
   const answer = async (prompt: string) => {
-    await generate(model, prompt, { ...options, onToken: (text) => process.stdout.write(text) });
+    const onToken = (text: string) => void process.stdout.write(shown(text));
+    await generate(model, prompt, { ...options, onToken });
     process.stdout.write("\n");
   };
   if (words) await answer(words.join(" "));

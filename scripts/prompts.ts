@@ -9,6 +9,7 @@ import { main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
 import { nearest } from "../tasks/command/nearest.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
+import { printableText } from "../tasks/command/printable.ts";
 import { countLines, lintLines, listLines, showLines } from "../tasks/prompts/listing.ts";
 
 const COMMON = describe({
@@ -121,6 +122,6 @@ await main(async () => {
     return console.log(help(options, { usage, intro: `Prints ${does}.`, examples: [] }));
   }
   const { lines, fail } = await run(args);
-  for (const line of lines) console.log(line);
+  for (const line of lines) console.log(printableText(line));
   if (fail) Deno.exit(1);
 });

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { printableText } from "../tasks/command/printable.ts";
 import { main } from "../tasks/command/cli.ts";
 import { help } from "../tasks/command/help.ts";
 import { nearest } from "../tasks/command/nearest.ts";
@@ -124,7 +125,7 @@ const prompts: Check = {
     let ok = true;
     for (const folder of folders) {
       const report = await verifyPrompts(folder, templates);
-      console.log(promptReportLines(report).join("\n"));
+      console.log(printableText(promptReportLines(report).join("\n")));
       ok &&= promptFailures(report) === 0;
     }
     return ok;
@@ -171,7 +172,7 @@ const tokenizer: Check = {
     let ok = true;
     for (const file of files) {
       const report = await verifyTokenizer(file, vocab);
-      console.log(tokenizerReportLines(report).join("\n"));
+      console.log(printableText(tokenizerReportLines(report).join("\n")));
       ok &&= tokenizerFailures(report) === 0;
     }
     return ok;

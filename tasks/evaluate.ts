@@ -16,6 +16,7 @@ import { UserError } from "../ops/graph/errors.ts";
 import { describePlace } from "./prompts/examples.ts";
 import { type LoadedModel } from "./checkpoints/model.ts";
 import { percentText } from "./command/number_text.ts";
+import { printable } from "./command/printable.ts";
 import { alone, type Communicator } from "./parallel/communicator.ts";
 import { Template } from "./prompts/template.ts";
 import { taskName } from "./prompts/templates.ts";
@@ -150,7 +151,8 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
 
   function keep(result: TemplateResult, task: EvaluationTask, note = ""): void {
     results.push(result);
-    output.write(`${task.column}  ${percent(result)}  ${result.template_name}${note}\n`);
+    const [column, template] = [task.column, result.template_name].map(printable);
+    output.write(`${column}  ${percent(result)}  ${template}${note}\n`);
   }
 
   async function finish(): Promise<Evaluation> {

@@ -46,6 +46,7 @@ export { loadTokenizer } from "./tokenizer/load.ts";
 export { Tokenizer, type TokenizerJson } from "./tokenizer/tokenizer.ts";
 export { type TokenizerOptions, trainTokenizer } from "./tokenizer/train_bpe.ts";
 export { trainUnigram } from "./tokenizer/train_unigram.ts";
+export { encodePrompt, encodeTarget } from "./prompts/ids.ts";
 export { mixtureDatasets, T0_EVAL, type TrainDataset } from "./prompts/t0.ts";
 export { Template, type TemplateSource } from "./prompts/template.ts";
 export { openTemplates, type Templates } from "./prompts/templates.ts";

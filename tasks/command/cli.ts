@@ -5,6 +5,7 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
+import { printable } from "./printable.ts";
 
 /** The exit code that shells expect of a program that Ctrl-C has ended. */
 const INTERRUPTED = 130;
@@ -25,7 +26,7 @@ export async function main(run: () => Promise<void>): Promise<void> {
   try {
     await run();
   } catch (error) {
-    if (error instanceof UserError) console.error(`error: ${oneLine(error.message)}`);
+    if (error instanceof UserError) console.error(`error: ${printable(oneLine(error.message))}`);
     else console.error(error);
     Deno.exit(1);
   }

@@ -4,8 +4,10 @@
  * @module
  */
 
+import { printable } from "./printable.ts";
+
 /**
- * Columns side by side: the first `left` ones flush left, the rest flush right.
+ * Columns side by side, names made {@link printable}: the first `left` ones flush left, the rest flush right.
  *
  * @example
  * ```ts
@@ -15,7 +17,8 @@
  * assert.deepEqual(aligned([["dataset", "rows"], ["rte", "277"]], 1), ["dataset  rows", "rte       277"]);
  * ```
  */
-export function aligned(rows: readonly (readonly string[])[], left: number): string[] {
+export function aligned(given: readonly (readonly string[])[], left: number): string[] {
+  const rows = given.map((row) => row.map(printable));
   const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
   const cell = (text: string, i: number) =>
     i < left ? text.padEnd(widths[i]) : text.padStart(widths[i]);

@@ -222,7 +222,10 @@ function extraIds(file: string, { extra_ids }: Record<string, unknown>): number 
 
 /** The symbols of a fairseq dictionary, a line each: the symbol, a space, its count. */
 function readDictionary(file: string): string[] {
-  const lines = new TextDecoder().decode(bytesOf(file)).split("\n");
+  // As fairseq does, which drops all white space at the end of a line.
+  const lines = new TextDecoder().decode(bytesOf(file)).split("\n").map((line) =>
+    line.replace(/\p{White_Space}+$/u, "")
+  );
   if (lines.at(-1) === "") lines.pop();
   return lines.map((line, i) => {
     const symbol = /^(.+) \d+$/.exec(line)?.[1];

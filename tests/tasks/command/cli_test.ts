@@ -42,6 +42,13 @@ Deno.test("a user's mistake is one line, and exit code 1", async () => {
   });
 });
 
+Deno.test("a user's mistake shows no control characters of a name that it quotes", async () => {
+  const { stderr } = await ended(
+    start(String.raw`throw new UserError("no task \x1b[31m\u009b2J\u202e: try another");`),
+  );
+  assert.equal(stderr, "error: no task \\u{1b}[31m\\u{9b}2J\\u{202e}: try another\n");
+});
+
 Deno.test("a mistake of ours keeps its stack and its cause, and exit code 1", async () => {
   const { code, stderr } = await ended(
     start(`throw new Error("shapes differ", { cause: new RangeError("inner") });`),

@@ -290,6 +290,20 @@ Deno.test("METRO: sp.model and dict.txt make the ids, lower case is the default"
   );
 });
 
+Deno.test("METRO: white space at the ends of a dictionary's lines is none of its symbols", async () => {
+  const model = modelBytes(METRO);
+  const hashes = [
+    DICTIONARY,
+    DICTIONARY.trimEnd(),
+    ...["\r\n", " \t\n", "\x85\n"].map((end) => {
+      return DICTIONARY.replaceAll("\n", end);
+    }),
+  ].map(async (dictionary) => {
+    return loadTokenizer(await folderOf({ "sp.model": model, "dict.txt": dictionary })).hash;
+  });
+  assert.equal(new Set(await Promise.all(hashes)).size, 1);
+});
+
 Deno.test("METRO: tokenizer.json comes first, and gives the same ids in other readers", async () => {
   const folder = await folderOf({ "sp.model": modelBytes(METRO), "dict.txt": DICTIONARY });
   const tokenizer = loadTokenizer(folder);
