@@ -10,7 +10,8 @@ const MOST_AT_ROOT = 30, MOST = 150;
 /** The public names by entry point, types included. */
 const PUBLIC: Readonly<Record<string, string>> = {
   "mod.ts": `
-    compile Device evaluate EvaluateJob finetune FinetuneJob generate GenerateOptions Generator
+    compile Device encodePrompt evaluate EvaluateJob finetune FinetuneJob generate GenerateOptions
+    Generator
     grad LoadedModel loadModel loadTokenizer ModelConfig openDevice OpenOptions preset
     PresetName pretrain PretrainJob Program rank Ranker Tokenizer trainTokenizer UserError
   `,
@@ -31,7 +32,8 @@ const PUBLIC: Readonly<Record<string, string>> = {
     TokenBatch
   `,
   "tasks/mod.ts": `
-    compareRuns Comparison convertModel convertTokenizer DevicesOptions evaluate EvaluateJob
+    compareRuns Comparison convertModel convertTokenizer DevicesOptions encodePrompt encodeTarget
+    evaluate EvaluateJob
     evaluateOnDevices Evaluation finetune FinetuneJob finetuneOnDevices FinetuneSettings
     generate Generated GenerateOptions Generator LoadedModel loadModel loadTokenizer
     MetricRecord mixtureDatasets ModelOptions openTemplates openTensors pretrain PretrainConfig
