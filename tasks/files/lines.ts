@@ -9,11 +9,15 @@ import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { UserError } from "../../ops/graph/errors.ts";
 import { joinArrays } from "./arrays.ts";
+import { readError, regularFile } from "./read.ts";
 
 /** A line longer than this is split by {@link readBlocks} where it may be. Bytes. */
 const LONG_LINE = 1_000_000;
 /** A record is parsed whole, so its size must have a limit. Bytes. */
 export const MAX_RECORD: number = 1 << 26;
+/** What text unpacks to at most, as a multiple of its size, once there is so much of it. */
+const BOMB_RATIO = 200;
+const BOMB_BYTES = 1 << 27;
 const CHUNK = 1 << 18;
 const NEWLINE = 10;
 
@@ -118,27 +122,45 @@ function decodeLine(bytes: Uint8Array, place: string): string | UserError {
 /**
  * The bytes of a file, unzipped if its name ends in `.gz`.
  *
- * @throws {UserError} the file cannot be read or is damaged
+ * @throws {UserError} the file is none, cannot be read, is damaged, or unpacks to a multiple of its size
+ * that no text has
  */
 export async function* readBytes(file: string): AsyncGenerator<Uint8Array> {
+  const { size } = regularFile(file);
   const stream = createReadStream(file, { highWaterMark: CHUNK });
+  const zipped = file.endsWith(".gz");
   // `pipeline` closes the file when the reader stops early. Errors surface in the iteration below.
-  const source = file.endsWith(".gz") ? pipeline(stream, createGunzip(), () => {}) : stream;
+  const source = zipped ? pipeline(stream, createGunzip(), () => {}) : stream;
+  let unpacked = 0;
   try {
-    for await (const chunk of source) yield chunk as Uint8Array;
+    for await (const chunk of source) {
+      unpacked += (chunk as Uint8Array).length;
+      if (zipped && unpacked > Math.max(BOMB_BYTES, size * BOMB_RATIO)) throw bomb(file);
+      yield chunk as Uint8Array;
+    }
   } catch (error) {
     throw unreadable(file, error);
   }
 }
 
-/** The error of a file that the system does not give. */
-export function unreadable(file: string, error: unknown): UserError {
+function bomb(file: string): UserError {
+  return new UserError(
+    `${file}: unpacks to more than ${BOMB_RATIO} times its size, as no text does; ` +
+      "unpack it yourself if it is meant to",
+  );
+}
+
+/** The error of a file that the system does not give, or that cannot be unpacked. */
+function unreadable(file: string, error: unknown): unknown {
+  const known = readError(file, error);
+  const isZip = /^(Z_|ERR_)/.test(String((error as { code?: unknown }).code));
+  if (known !== error || !isZip) return known;
   return new UserError(`${file}: cannot be read: ${(error as Error).message}`);
 }
 
-/** After the last space, or else at the last character boundary. */
+/** After the last space or lone carriage return, or else at the last character boundary. */
 function cutPoint(bytes: Uint8Array): number {
-  const space = bytes.lastIndexOf(32);
+  const space = Math.max(bytes.lastIndexOf(32), bytes.lastIndexOf(13, -2));
   if (space > bytes.length / 2) return space + 1;
   let cut = bytes.length - 1;
   while (cut > bytes.length - 4 && (bytes[cut] & 0xc0) === 0x80) cut--;

@@ -5,6 +5,7 @@
  */
 import { parquetMetadataAsync, parquetRead, parquetSchema } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
+import { openRegularSync, readFully } from "./read.ts";
 
 /** A column, or a field inside one: the part of the library's schema that readers here ask for. */
 export interface ParquetField {
@@ -85,9 +86,9 @@ export interface ParquetFile {
  * ```
  */
 export async function openParquet(path: string): Promise<ParquetFile> {
-  const handle = Deno.openSync(path);
+  const handle = openRegularSync(path);
   try {
-    const file = { byteLength: handle.statSync().size, slice: slicer(handle) };
+    const file = { byteLength: handle.statSync().size, slice: slicer(handle, path) };
     const metadata = await parquetMetadataAsync(file);
     const groups: RowGroup[] = [];
     let first = 0;
@@ -120,15 +121,13 @@ export async function openParquet(path: string): Promise<ParquetFile> {
   }
 }
 
-function slicer(handle: Deno.FsFile): (start: number, end?: number) => ArrayBuffer {
+function slicer(
+  handle: Deno.FsFile,
+  path: string,
+): (start: number, end?: number) => ArrayBuffer {
   return (start, end = handle.statSync().size) => {
     const bytes = new Uint8Array(end - start);
-    handle.seekSync(start, Deno.SeekMode.Start);
-    for (let done = 0; done < bytes.length;) {
-      const read = handle.readSync(bytes.subarray(done));
-      if (read === null) throw new Error(`the file ends before byte ${end}`);
-      done += read;
-    }
+    readFully(handle, bytes, start, path);
     return bytes.buffer;
   };
 }

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { type FileHandle, open, readdir } from "node:fs/promises";
+import { type FileHandle, readdir } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { type Dtype, headerSize, parseHeader } from "../../models/formats/safetensors.ts";
 import { parseShardIndex } from "../../models/formats/shard_index.ts";
@@ -22,6 +22,7 @@ import {
 import { readTorchZip } from "../../models/formats/torch_zip.ts";
 import { MAX_JSON_BYTES, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
+import { openRegular } from "./read.ts";
 
 /** Weights, open for reading. */
 export interface Weights {
@@ -259,7 +260,7 @@ class WeightFile implements ByteSource {
   }
 
   static async open(path: string): Promise<WeightFile> {
-    const handle = await inFile(path, () => onDisk(() => open(path, "r")));
+    const handle = await openRegular(path);
     return new WeightFile(path, (await handle.stat()).size, handle);
   }
 

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { readFile } from "node:fs/promises";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { BenchReport } from "../bench/report.ts";
 import type { PretrainConfig } from "../config/pretrain.ts";
+import { readText } from "../files/read.ts";
 import { flopsPerToken } from "../train/work.ts";
 
 /** A device's speed. */
@@ -44,6 +44,7 @@ export interface GivenRate {
  * assert.equal(Math.round(tokensPerSecond / 1000), 27);
  * ```
  */
+// deno-lint-ignore require-await -- what is wrong is a rejection
 export async function rateOf(config: PretrainConfig, given: GivenRate): Promise<Rate> {
   const { rate, tflops, bench } = given;
   const flags = Object.entries(given).filter(([, value]) => value !== undefined);
@@ -58,7 +59,7 @@ export async function rateOf(config: PretrainConfig, given: GivenRate): Promise<
     return { tokensPerSecond: tflops * 1e12 / flops, from: `${tflops} TFLOP/s / ${perToken}` };
   }
   if (bench !== undefined) {
-    const gflops = await measured(bench, config.preset);
+    const gflops = measured(bench, config.preset);
     return {
       tokensPerSecond: gflops * 1e9 / flops,
       from: `${bench}: ${round(gflops / 1e3)} TFLOP/s / ${perToken}`,
@@ -71,13 +72,8 @@ export async function rateOf(config: PretrainConfig, given: GivenRate): Promise<
   );
 }
 
-async function measured(path: string, preset: string): Promise<number> {
-  const updates = updatesOf(
-    path,
-    await readFile(path, "utf8").catch((error) => {
-      throw new UserError(`${path}: cannot be read (${error.message})`);
-    }),
-  );
+function measured(path: string, preset: string): number {
+  const updates = updatesOf(path, readText(path));
   const gflops = updates.find((update) => update?.preset === preset)?.gflops;
   if (typeof gflops !== "number" || !(gflops > 0)) {
     const names = updates.map((update) => update?.preset).join(", ") || "none";

@@ -10,8 +10,9 @@
  */
 
 import type { MixingRule } from "../config/finetune.ts";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { UserError } from "../../ops/graph/errors.ts";
+import { readText } from "../files/read.ts";
 import { key, permute } from "../../ops/graph/random.ts";
 import { hash } from "./examples.ts";
 import { nearest } from "../command/nearest.ts";
@@ -93,7 +94,7 @@ function namesIn(file: string): string[] {
   if (!existsSync(file)) {
     throw new UserError(`${file}: no such file; expected one dataset per line`);
   }
-  const names = readFileSync(file, "utf8").split("\n")
+  const names = readText(file).split(/\r\n?|\n/)
     .map((line) => line.replace(/#.*/, "").trim()).filter((line) => line !== "");
   if (names.length === 0) throw new UserError(`${file}: expected one dataset per line, got none`);
   return names;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from "yaml";
 import { UserError } from "../../ops/graph/errors.ts";
 import { nearest } from "../command/nearest.ts";
+import { readText } from "../files/read.ts";
 import { Template } from "./template.ts";
 
 const FILE = "templates.yaml";
@@ -156,7 +157,7 @@ interface Entry {
 
 function parseFile(file: string): Entry[] {
   const lines = new LineCounter();
-  const document = parseDocument(textOf(file), { lineCounter: lines, logLevel: "error" });
+  const document = parseDocument(readText(file), { lineCounter: lines, logLevel: "error" });
   const [error] = document.errors;
   if (error) {
     const line = error.linePos?.[0].line ?? 1;
@@ -170,14 +171,6 @@ function parseFile(file: string): Entry[] {
     if (!isMap(value)) throw new UserError(`${file}:${line}: template ${id}: expected keys`);
     return { id, line, keys: value.toJS(document) };
   });
-}
-
-function textOf(file: string): string {
-  try {
-    return Deno.readTextFileSync(file);
-  } catch (error) {
-    throw new UserError(`${file}: cannot be read: ${(error as Error).message}`);
-  }
 }
 
 function readTemplate({ id, line, keys }: Entry, file: string, dataset: string): Template {

@@ -6,7 +6,7 @@
  */
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { unreadable } from "../files/lines.ts";
+import { isFolder, namesIn } from "../files/read.ts";
 import { nearest } from "../command/nearest.ts";
 
 const SUPPORTED = ".jsonl, .json, .csv, each also .gz, and .parquet";
@@ -135,22 +135,7 @@ function some(names: readonly string[]): string {
   return names.slice(0, 8).join(", ") + (names.length > 8 ? ` and ${names.length - 8} more` : "");
 }
 
-/** By code unit, not by locale: the same order on every machine. */
+/** The names in a folder; none where there is no folder. */
 function names(folder: string): string[] {
-  try {
-    return [...Deno.readDirSync(folder)].map(({ name }) => name).sort((a, b) => a < b ? -1 : 1);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-      return [];
-    }
-    throw unreadable(folder, error);
-  }
-}
-
-function isFolder(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false; // gone, or a link to nothing
-  }
+  return isFolder(folder) ? namesIn(folder) : [];
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { unreadable } from "../files/lines.ts";
+import { openRegularSync, readFully, regularFile } from "../files/read.ts";
 import type { RowIndex, RowPart } from "./row_index.ts";
 import { parseRow, type Row } from "./row.ts";
 
@@ -139,14 +139,10 @@ class PagedFile {
     this.#path = path;
     this.#pageSize = pageSize;
     this.#limit = limit;
-    try {
-      this.#file = Deno.openSync(path);
-    } catch (error) {
-      throw unreadable(path, error);
-    }
-    const { size, mtime } = this.#file.statSync();
+    const { size, modified } = regularFile(path);
+    this.#file = openRegularSync(path);
     this.size = size;
-    this.modified = mtime?.getTime() ?? 0;
+    this.modified = modified;
   }
 
   /** These bytes; they are valid until the next read. */
@@ -195,11 +191,6 @@ class PagedFile {
   }
 
   #fill(bytes: Uint8Array, position: number): void {
-    this.#file.seekSync(position, Deno.SeekMode.Start);
-    for (let done = 0; done < bytes.length;) {
-      const read = this.#file.readSync(bytes.subarray(done));
-      if (read === null) throw changed(this.#path);
-      done += read;
-    }
+    readFully(this.#file, bytes, position, this.#path);
   }
 }

@@ -15,7 +15,8 @@
  */
 import { join, resolve } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { decodeLines, readBlocks, unreadable } from "../files/lines.ts";
+import { decodeLines, readBlocks } from "../files/lines.ts";
+import { regularFile } from "../files/read.ts";
 import { filesOf } from "./find.ts";
 import type { OnBad } from "./json.ts";
 import { readBatches } from "./stream.ts";
@@ -172,12 +173,7 @@ function sameFiles(a: readonly Stamp[], b: readonly Stamp[]): boolean {
 }
 
 function stamp(path: string): Stamp {
-  try {
-    const { size, mtime } = Deno.statSync(path);
-    return { path, size, modified: mtime?.getTime() ?? 0 };
-  } catch (error) {
-    throw unreadable(path, error); // a link to nothing
-  }
+  return { path, ...regularFile(path) };
 }
 
 async function tellAgain(path: string, onBad: OnBad | undefined): Promise<void> {

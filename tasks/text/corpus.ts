@@ -7,10 +7,13 @@
  *
  * @module
  */
-import { dirname, join } from "node:path";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { decodeLines, readBlocks, strictUtf8, unreadable } from "../files/lines.ts";
+import { filesBelow, filesMatching, isPattern, isThere, realPath } from "../files/find.ts";
+import { parsePythonJson } from "../files/json.ts";
+import { decodeLines, readBlocks, strictUtf8 } from "../files/lines.ts";
 import { openParquet } from "../files/parquet.ts";
+import { isFolder, regularFile } from "../files/read.ts";
 
 /** What is never mixed with its neighbours in one training sequence. */
 export interface Document {
@@ -42,8 +45,8 @@ const SUPPORTED = [".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"];
 const MAX_DOCUMENT = 1_000_000;
 
 /**
- * Finds the files that the paths of a corpus stand for: sorted within each path, each file once.
- * In folders and globs, files of other kinds are skipped.
+ * Finds the files that the paths of a corpus stand for: sorted within each path, each file once, whatever
+ * links and spellings lead to it. In folders and globs, files of other kinds are skipped.
  *
  * @param paths files, folders (searched to the bottom) or globs with `*`, `**`, `?`, `{a,b}`, `[ab]`
  * @throws {UserError} if a path is missing, matches nothing, or names a file of an unknown kind
@@ -53,27 +56,24 @@ export function listCorpus(paths: string[]): CorpusFile[] {
   const files = new Map<string, CorpusFile>();
   for (const path of paths) {
     for (const file of filesOf(path)) {
-      const { size, mtime } = Deno.statSync(file);
-      files.set(file, { path: file, size, modified: mtime?.getTime() ?? 0 });
+      const stats = regularFile(file);
+      const real = realPath(file);
+      if (!files.has(real)) files.set(real, { path: file, ...stats });
     }
   }
   return [...files.values()];
 }
 
 function filesOf(path: string): string[] {
-  const stat = statOrUndefined(path);
-  if (stat === undefined && !/[*?{[]/.test(path)) {
-    throw new UserError(`${path}: no such file or folder`);
-  }
-  if (stat?.isFile) {
+  const isGlob = !isThere(path) && isPattern(path);
+  if (!isGlob && !isFolder(path)) {
+    regularFile(path);
     if (isSupported(path)) return [path];
     throw new UserError(`${path}: unknown kind of file; supported are ${SUPPORTED.join(", ")}`);
   }
-  const pattern = stat ? undefined : globToRegExp(path);
-  const files = walk(stat ? path : globRoot(path))
-    .filter((file) => isSupported(file) && (pattern?.test(file) ?? true));
+  const files = (isGlob ? filesMatching(path) : filesBelow(path)).filter(isSupported);
   if (files.length === 0) {
-    const where = stat ? "holds" : "matches";
+    const where = isGlob ? "matches" : "holds";
     throw new UserError(`${path}: ${where} no corpus files (${SUPPORTED.join(", ")})`);
   }
   return files;
@@ -83,51 +83,13 @@ function isSupported(path: string): boolean {
   return SUPPORTED.some((extension) => path.endsWith(extension));
 }
 
-function statOrUndefined(path: string): Deno.FileInfo | undefined {
-  try {
-    return Deno.statSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return;
-    throw unreadable(path, error);
-  }
-}
-
-function walk(folder: string): string[] {
-  if (!statOrUndefined(folder)?.isDirectory) return [];
-  const names = [...Deno.readDirSync(folder)].map((entry) => entry.name);
-  // By code unit, not by locale: the same order on every machine.
-  return names.sort((a, b) => a < b ? -1 : 1).flatMap((name) => {
-    const path = join(folder, name);
-    return statOrUndefined(path)?.isDirectory ? walk(path) : [path];
-  });
-}
-
-/** The deepest folder of a glob that contains no wildcard. */
-function globRoot(glob: string): string {
-  return dirname(glob.slice(0, glob.search(/[*?{[]/)) + "x");
-}
-
-/** Written here because the runtime's own glob asks for environment permission. */
-function globToRegExp(glob: string): RegExp {
-  let braces = 0;
-  const source = join(glob).replace(/\*\*\/?|[*?{},]|\[[^\]]+\]|[.+^$()|\\\]]/g, (part) => {
-    if (part.startsWith("**")) return part.endsWith("/") ? "(?:.*/)?" : ".*";
-    if (part === "*") return "[^/]*";
-    if (part === "?") return "[^/]";
-    if (part === "{") return braces++, "(?:";
-    if (part === "}" && braces > 0) return braces--, ")";
-    if (part === "," && braces > 0) return "|";
-    if (part.length > 1) return part;
-    return "\\" + part;
-  });
-  return new RegExp(`^${source}${")".repeat(braces)}$`, "u");
-}
-
 /**
  * Streams the documents of a corpus in a fixed order.
  *
- * - `.txt`, `.txt.gz`: a blank line ends a document, every other line is one item.
- * - `.jsonl`, `.jsonl.gz`: each record's `text` is a document, its newlines separate the items.
+ * - `.txt`, `.txt.gz`: a blank line ends a document, every other line is one item. Lines end as Python's
+ *   do: with a newline, a carriage return, or both.
+ * - `.jsonl`, `.jsonl.gz`: each record's `text` is a document, its line ends separate the items; null is
+ *   none.
  * - `.parquet`: the same for the column `text`, one row group in memory at a time.
  *
  * @param paths as for {@link listCorpus}
@@ -204,7 +166,7 @@ function* finish(document: Growing): Generator<string[]> {
 async function* textDocuments(file: string, maxDocument: number): AsyncGenerator<string[]> {
   const document: Growing = { lines: [], length: 0 };
   for await (const { lines } of readLines(file, "split")) {
-    for (const line of lines) {
+    for (const line of lines.flatMap(splitReturns)) {
       if (line.trim() === "") yield* finish(document);
       else yield* add(document, line, maxDocument);
     }
@@ -212,10 +174,15 @@ async function* textDocuments(file: string, maxDocument: number): AsyncGenerator
   yield* finish(document);
 }
 
+/** The parts of a line that lone carriage returns end; the last one may be half of its own line end. */
+function splitReturns(line: string): string[] {
+  return line.replace(/\r$/, "").split("\r");
+}
+
 /** The documents of one record: usually one, more if the text is very long. */
 function* splitText(text: string, maxDocument: number): Generator<string[]> {
   const document: Growing = { lines: [], length: 0 };
-  for (const line of text.split("\n")) yield* add(document, line, maxDocument);
+  for (const line of text.split(/\r\n?|\n/)) yield* add(document, line, maxDocument);
   yield* finish(document);
 }
 
@@ -231,12 +198,13 @@ async function* jsonDocuments(file: string, maxDocument: number): AsyncGenerator
 function parseRecord(line: string, place: string): string {
   let record: unknown;
   try {
-    record = JSON.parse(line);
+    record = parsePythonJson(line);
   } catch (error) {
-    throw new UserError(`${place}: not JSON: ${(error as Error).message}`);
+    throw new UserError(`${place}: not JSON: ${shown((error as Error).message)}`);
   }
-  const text = (record as { text?: unknown } | null)?.text;
+  const text = isRecord(record) ? record.text : undefined;
   if (typeof text === "string") return text;
+  if (text === null) return "";
   throw new UserError(`${place}: expected a record with a string field "text"`);
 }
 

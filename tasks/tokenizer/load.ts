@@ -4,10 +4,11 @@
  * @module
  */
 
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseJson } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
+import { isFolder, readText } from "../files/read.ts";
 import { readSentencePieceJson } from "./sentencepiece_json.ts";
 import { Tokenizer, type TokenizerJson } from "./tokenizer.ts";
 
@@ -36,7 +37,8 @@ export function loadTokenizer(source: TokenizerJson | string): Tokenizer {
     const json = readSentencePieceJson(file);
     return usable(file, "tokenizer", () => new Tokenizer(json));
   }
-  return usable(file, "tokenizer.json", () => new Tokenizer(readTokenizerJson(file)));
+  const text = readText(file);
+  return usable(file, "tokenizer.json", () => new Tokenizer(parseJson(text) as TokenizerJson));
 }
 
 /** Says of which file it is that something cannot be made. */
@@ -48,20 +50,6 @@ function usable<T>(file: string, what: string, make: () => T): T {
     const message = error.message.replace(/^tokenizer: /, "");
     throw new UserError(`${file}: not usable as a ${what}: ${message}`);
   }
-}
-
-function readTokenizerJson(file: string): TokenizerJson {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (error) {
-    throw new UserError(`cannot be read (${(error as { code?: string }).code})`);
-  }
-  return parseJson(text) as TokenizerJson;
-}
-
-function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
 /** The file of a folder that says most about its tokenizer. */

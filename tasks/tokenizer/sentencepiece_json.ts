@@ -5,11 +5,12 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { parseAt } from "../files/json.ts";
+import { readWhole } from "../files/read.ts";
 import { type AddedToken, sentinelName, type TokenizerJson } from "./tokenizer.ts";
 import { METRO_RULES } from "./metro_text.ts";
 import { type PieceType, readSentencePiece, type SentencePieceModel } from "./sentencepiece.ts";
@@ -242,9 +243,5 @@ function readConfig(file: string): Record<string, unknown> {
 }
 
 function bytesOf(file: string): Uint8Array {
-  try {
-    return readFileSync(file);
-  } catch (error) {
-    throw new UserError(`${file}: cannot be read: ${(error as Error).message}`);
-  }
+  return readWhole(file);
 }

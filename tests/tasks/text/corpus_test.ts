@@ -199,3 +199,65 @@ Deno.test("missing paths, empty matches, unknown kinds and no text are each one 
     assert.throws(() => listCorpus([`${dir}/empty`]), userError("empty", "holds no"));
     await assert.rejects(read([`${dir}/blank.txt`]), userError("no text", "blank.txt"));
   }));
+
+Deno.test("a file is read once, whatever links and spellings lead to it", () =>
+  inFolder({ "c/sub/a.txt": "one\n", "e/é #%.txt": "two\n", "e/-x.txt": "three" }, async (dir) => {
+    await Deno.symlink(".", `${dir}/c/latest`);
+    await Deno.symlink("sub/a.txt", `${dir}/c/b.txt`);
+    const texts = async (...paths: string[]) => (await read(paths)).flat();
+    assert.deepEqual(await texts(`${dir}/c`), ["one"]);
+    const spellings = [`${dir}/c/sub/a.txt`, `${dir}/c/./sub/../b.txt`, `${dir}/c/latest/b.txt`];
+    assert.deepEqual(await texts(...spellings, `${dir}/c/**/*.txt`), ["one"]);
+    assert.deepEqual(listCorpus(spellings).map(({ path }) => path), [spellings[0]]);
+    assert.deepEqual(await texts(`${dir}/e`), ["three", "two"]);
+    assert.deepEqual(await texts(`${dir}/e/é #%.txt`, `${dir}/e/[-]*`), ["two", "three"]);
+  }));
+
+Deno.test("links to nothing and patterns that are none are one line each", () =>
+  inFolder({ "t/a.txt": "one\n" }, async (dir) => {
+    assert.throws(() => listCorpus([`${dir}/[z-a].txt`]), userError("[z-a].txt: matches no"));
+    assert.throws(() => listCorpus([`${dir}/[.txt`]), userError("[.txt: matches no"));
+    await Deno.writeTextFile(`${dir}/[.txt`, "bracket");
+    assert.deepEqual(await read([`${dir}/[.txt`]), [["bracket"]]);
+    await Deno.symlink("/no/such/file.txt", `${dir}/t/b.txt`);
+    await Deno.symlink("/no/such/notes", `${dir}/t/notes`);
+    for (const path of ["t", "t/*.txt", "t/b.txt"]) {
+      assert.throws(() => listCorpus([`${dir}/${path}`]), userError("t/b.txt: cannot be read: no"));
+    }
+  }));
+
+Deno.test("lines end with a newline, a carriage return, or both", async () => {
+  const expected = [["one", "two"], ["three"]];
+  const lines = ["one", "two", "", "three", ""];
+  for (const end of ["\n", "\r\n", "\r"]) {
+    const text = lines.join(end);
+    const record = JSON.stringify({ text: "one\rtwo\r\n" }) + end +
+      JSON.stringify({ text: "three" });
+    await inFolder({
+      "a.txt": text,
+      "b.txt": `\ufeff${text}`,
+      "c.txt.gz": gzipSync(text),
+      ...(end === "\r" ? {} : { "d.jsonl": record }),
+    }, async (dir) => {
+      const { length } = listCorpus([dir]);
+      assert.deepEqual(await read([dir]), Array(length).fill(expected).flat(), JSON.stringify(end));
+    });
+  }
+  // Longer than a block: a carriage return ends it, and its newline is in the next one.
+  const long = `${"x".repeat(999_990)}\r\n\r\n`.repeat(3);
+  await inFolder({ "a.txt": long.replaceAll("\n", ""), "b.txt": long }, async (dir) => {
+    assert.equal((await read([`${dir}/a.txt`])).length, 3);
+    assert.deepEqual(await read([`${dir}/a.txt`]), await read([`${dir}/b.txt`]));
+  });
+});
+
+Deno.test("a text that is null is none, in JSON Lines as in Parquet", () =>
+  inFolder({
+    "a.jsonl": '{"text":null}\n{"text":"a", "score": NaN}\n{"text":null, "b": -Infinity}',
+    "b.parquet": parquet([{ name: "text", data: [null, "b"] }]),
+  }, async (dir) => assert.deepEqual(await read([dir]), [["a"], ["b"]])));
+
+Deno.test("a file that unpacks to what no text does is refused", () =>
+  inFolder({ "bomb.txt.gz": gzipSync(new Uint8Array(1 << 28)) }, async (dir) => {
+    await assert.rejects(read([dir]), userError("bomb.txt.gz: unpacks to more than 200 times"));
+  }));
