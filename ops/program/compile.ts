@@ -11,6 +11,7 @@ import {
   CONSTANT,
   formatShape,
   INPUT,
+  reshape,
   sameShape,
   sizeOf,
   STATE,
@@ -28,6 +29,7 @@ import {
   RUN_WORDS,
   type Stopwatch,
 } from "./device.ts";
+import { stopGradient } from "../primitives/pointwise.ts";
 import { fuse, runScalarsOf, type Step, writesOf } from "./fuse.ts";
 import type { Launch, Lowering, Operand, Target } from "./lowering.ts";
 import { aligned, bytesOf, StateMemory, Workspace } from "./memory.ts";
@@ -97,6 +99,8 @@ export interface ScratchRequest {
 
 /** A program without memory. Made by {@link lowerProgram}. */
 export interface LoweredProgram {
+  /** What to read after a run, by name; each lies in memory. */
+  outputs: Record<string, Tensor>;
   /** Steps after fusion. */
   steps: Step[];
   /** Storage of every tensor that lies in memory. */
@@ -383,7 +387,8 @@ export class Program {
  * ```
  */
 export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory = {}): Program {
-  const { steps, storage, scalarNames, lowered, scratch } = lowerProgram(device.target, spec);
+  const program = lowerProgram(device.target, spec);
+  const { steps, storage, scalarNames, lowered, scratch } = program;
   const owned: DeviceBuffer[] = [], own: { destroy(): void }[] = [];
   let { state, workspace } = memory;
   if (!state && !memory.view) own.push(state = ownState(device, spec.name, storage));
@@ -409,7 +414,7 @@ export function compile(device: Device, spec: ProgramSpec, memory: ProgramMemory
     spec.name,
     lowered.map(({ launch }) => ({ launch, views: launch.operands.map(viewOf) })),
   );
-  const outputs = Object.entries(spec.outputs ?? {}).map(([name, t]): [string, OutputPlace] => [
+  const outputs = Object.entries(program.outputs).map(([name, t]): [string, OutputPlace] => [
     name,
     { view: { ...viewOf({ tensor: t }), size: bytesOf(t) }, dtype: t.dtype },
   ]);
@@ -459,7 +464,7 @@ function writtenAfter(
 
 /** The part of compiling that needs no device: steps, who shares memory with whom, kernels. */
 export function lowerProgram(target: Target, spec: ProgramSpec): LoweredProgram {
-  const outputs = Object.values(spec.outputs ?? {});
+  const named = outputsOf(spec), outputs = Object.values(named);
   const updates = spec.updates ?? [];
   const steps = fuse([...outputs, ...updates.map(([, value]) => value)]);
   const { storage, copies } = planStorage(steps, outputs, updates);
@@ -489,7 +494,22 @@ export function lowerProgram(target: Target, spec: ProgramSpec): LoweredProgram 
   });
   for (const [k, step] of steps.entries()) target.lower(step, servicesFor(k, writesOf(step)));
   for (const [from, to] of copies) target.copy(from, to, servicesFor(steps.length, [to]));
-  return { steps, storage, scalarNames, lowered, scratch };
+  return { outputs: named, steps, storage, scalarNames, lowered, scratch };
+}
+
+/**
+ * What to read after a run, by name. All updates happen at once: a state that is both updated and an output is
+ * copied before.
+ */
+function outputsOf({ outputs = {}, updates = [] }: ProgramSpec): Record<string, Tensor> {
+  const updated = new Set(updates.map(([s]) => s.node.attrs.name));
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, t]) => {
+      const owner = storageOf(t), { primitive, attrs } = owner.node;
+      if (primitive !== STATE || !updated.has(attrs.name)) return [name, t];
+      return [name, reshape(stopGradient(owner), t.shape)];
+    }),
+  );
 }
 
 /** Which intermediate values and scratch requests share a buffer, and the size of each buffer. */
@@ -532,6 +552,14 @@ function allocate(
       views.set(s, view);
       const elements = sizeOf(shape), { dtype } = s.source;
       states.set(name, { view: { ...view, size: elements * 4 }, elements, dtype });
+      continue;
+    }
+    const known = node.primitive === INPUT ? inputs.get(name) : undefined;
+    if (known) {
+      if (known.elements !== sizeOf(shape)) {
+        throw new Error(`input ${name}: has two sizes, ${known.elements} and ${sizeOf(shape)}`);
+      }
+      views.set(s, known.view);
       continue;
     }
     const buffer = device.createBuffer(aligned(s.bytes), name);

@@ -15,7 +15,7 @@ import {
   type Tensor,
   topological,
 } from "../graph/tensor.ts";
-import { RUN_SCALAR } from "../primitives/pointwise.ts";
+import { RUN_SCALAR, stopGradient } from "../primitives/pointwise.ts";
 import { GATHER } from "../primitives/rows.ts";
 
 /** A unit of execution: its intermediate values live in registers. */
@@ -96,7 +96,29 @@ export function fuse(outputs: readonly Tensor[]): Step[] {
     finish(step, out);
     for (const other of node.outputs.slice(1)) maker.set(other, step);
   }
+  for (const t of inlineInMemory(order, outputs)) {
+    steps.add({ prologue: [], epilogue: [stopGradient(t).node], result: t });
+  }
   return [...steps].sort((a, b) => a.result.node.id - b.result.node.id);
+}
+
+/** Literals and run scalars that must lie in memory: not every reader is a pointwise node that prints them. */
+function inlineInMemory(order: readonly Node[], outputs: readonly Tensor[]): Set<Tensor> {
+  const found = new Set<Tensor>();
+  const add = (t: Tensor) => {
+    const owner = storageOf(t);
+    if (isInline(owner.node)) found.add(owner);
+  };
+  for (const node of order) {
+    if (node.primitive !== RESHAPE) node.inputs.filter((t) => isRead(t, node)).forEach(add);
+  }
+  outputs.forEach(add);
+  return found;
+}
+
+/** Whether a node reads this operand from memory, if it does not compute it itself. */
+function isRead(t: Tensor, { primitive }: Node): boolean {
+  return !isInline(t.node) || primitive.pointwise === undefined;
 }
 
 /** The step that makes `t` for one node alone, if it may be merged into a kernel of `shape`. */
@@ -146,7 +168,7 @@ export function readsOf(step: Step): Tensor[] {
   const reads = new Set<Tensor>();
   for (const node of nodes) {
     for (const t of node.inputs) {
-      if (!inside.has(t) && !isInline(t.node)) reads.add(storageOf(t));
+      if (!inside.has(t) && isRead(t, node)) reads.add(storageOf(t));
     }
   }
   return [...reads];

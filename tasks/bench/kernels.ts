@@ -14,9 +14,11 @@ import {
   StateMemory,
   Workspace,
 } from "../../ops/mod.ts";
+import { lowerProgram, type ProgramSpec } from "../../ops/program/compile.ts";
 import type { DeviceBuffer } from "../../ops/program/device.ts";
+import { writesOf } from "../../ops/program/fuse.ts";
 import { Random } from "../../ops/graph/random.ts";
-import { sizeOf } from "../../ops/graph/tensor.ts";
+import { sizeOf, storageOf, type Tensor } from "../../ops/graph/tensor.ts";
 import { type Graph, type KernelCase, matmulCase, type Sources } from "./kernel_cases.ts";
 import { mib } from "../command/number_text.ts";
 import type { KernelResult, Skipped } from "./report.ts";
@@ -182,19 +184,33 @@ async function prepare(device: Device, kernel: KernelCase): Promise<Prepared> {
     const { outputs, updates, forward } = graph;
     const program = compile(device, { name: kernel.family, outputs, updates }, at);
     programs.push(program);
-    let first = 0;
-    if (forward) {
-      const alone = compile(device, { name: "forward", outputs: forward }, at);
-      programs.push(alone);
-      // One more: the kernel that multiplies the loss's gradient with the weights of the sum.
-      first = alone.kernels.length + 1;
-    }
+    const first = forward
+      ? gradientStart(device, { name: kernel.family, outputs, updates }, forward)
+      : 0;
     await warmUp(device, program);
     return { program, first, inputs, destroy };
   } catch (error) {
     destroy();
     throw error;
   }
+}
+
+/**
+ * The launch with which the gradients begin: behind those that make the forward pass's results, and behind the
+ * product of the loss's gradient with the weights of the sum, which is no part of what is measured.
+ *
+ * @param forward what the forward pass computes, all of it part of the program
+ */
+export function gradientStart(
+  device: Pick<Device, "target">,
+  program: ProgramSpec,
+  forward: Readonly<Record<string, Tensor>>,
+): number {
+  const { lowered, steps } = lowerProgram(device.target, program);
+  const made = new Set(Object.values(forward).map(storageOf));
+  const anchored = new Set(steps.filter(({ anchor }) => anchor).flatMap(writesOf));
+  const end = 1 + lowered.findLastIndex(({ writes }) => writes.some((t) => made.has(t)));
+  return lowered.findIndex(({ writes }, i) => i >= end && writes.some((t) => anchored.has(t)));
 }
 
 /** Uniform random numbers, over and over. */

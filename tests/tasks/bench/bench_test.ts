@@ -9,8 +9,13 @@ import {
 } from "../../../tasks/bench/bench.ts";
 import { benchParallel, onePreset, parallelTable } from "../../../tasks/bench/parallel.ts";
 import { forwardFlopsPerToken, pairFlops } from "../../../tasks/train/flops.ts";
-import { cubeCases, layerCases } from "../../../tasks/bench/kernel_cases.ts";
+import { cubeCases, layerCases, type Sources } from "../../../tasks/bench/kernel_cases.ts";
+import { gradientStart } from "../../../tasks/bench/kernels.ts";
 import { type BenchReport, tables } from "../../../tasks/bench/report.ts";
+import { input, state } from "../../../ops/mod.ts";
+import { cpuTarget } from "../../../ops/cpu/target.ts";
+import { gpuTarget } from "../../../ops/gpu/target.ts";
+import { lowerProgram, type ProgramSpec } from "../../../ops/program/compile.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
 
 /** As little as can be measured. */
@@ -158,4 +163,31 @@ Deno.test("parts and presets are checked, with the nearest name", () => {
     name: "UserError",
     message: /^--preset: expected some of tiny, .*, got 'bse'; did you mean base\?$/,
   });
+});
+
+Deno.test("a backward kernel is timed from its gradient on, on both targets", () => {
+  const sources: Sources = {
+    floats: (name, shape) => state(name, shape),
+    ids: (name, shape) => input(name, shape, "u32"),
+  };
+  for (const target of [cpuTarget(1), gpuTarget]) {
+    for (const name of ["tiny", "small"] as const) {
+      const batch = { rows: 2, length: 64, selected: 100 };
+      for (const kernel of layerCases(name, preset(name).model, batch)) {
+        const { outputs, updates, forward } = kernel.build(sources);
+        if (!forward) continue;
+        const namesOf = (spec: Omit<ProgramSpec, "name">) =>
+          lowerProgram(target, { name: "case", ...spec }).lowered.map(({ launch }) => launch.name);
+        const whole = { name: "case", outputs, updates };
+        const first = gradientStart({ target }, whole, forward), all = namesOf(whole);
+        const alone = namesOf({ outputs: forward });
+        assert.deepEqual(all.slice(0, first), [...alone, "spread+mul"], kernel.family);
+        // What is computed behind is the gradients alone: in a program without the forward pass's result.
+        assert.ok(first < all.length, kernel.family);
+        if (!kernel.family.startsWith("cross entropy")) continue;
+        const products = (names: string[]) => names.filter((n) => /NN|NT|TN/.test(n)).length;
+        assert.equal(products(all.slice(first)), 3 * products(alone), kernel.family);
+      }
+    }
+  }
 });
