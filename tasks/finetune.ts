@@ -22,7 +22,9 @@ import {
   type FinetuneSettings,
   resolveFinetune,
 } from "./config/finetune.ts";
+import { expectFields, fields } from "./files/fields.ts";
 import { readJson, writeJson } from "./files/json.ts";
+import { expectSeal, sealed } from "./files/seal.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./prompts/mixture.ts";
 import {
@@ -49,7 +51,7 @@ import {
   forgetUnsaved,
   hasCheckpoint,
   millions,
-  readConfig,
+  readOwnConfig,
 } from "./checkpoints/run_folder.ts";
 import { exists, writeFile } from "./files/write.ts";
 import { trainLoop } from "./train/loop.ts";
@@ -268,7 +270,7 @@ async function savedRun(job: FinetuneJob): Promise<Begun> {
   }
   const run = job.out ?? fromOf(job), { given } = job;
   const otherwise = "no run to resume (it has no config.json); leave out --resume";
-  const contents = await readConfig(run, otherwise) as FinetuneConfig;
+  const contents = await readOwnConfig(run, otherwise) as unknown as FinetuneConfig;
   if (contents.kind !== "finetune") {
     throw new UserError(
       `${run}: is a pretraining run; to resume a finetuning run, name its folder`,
@@ -296,14 +298,27 @@ async function beginRun(
 ): Promise<void> {
   await mkdir(run, { recursive: true });
   await writeFile(join(run, "tokenizer.json"), JSON.stringify(tokenizer.json) + "\n");
-  await writeJson(join(run, "mixture.json"), mixture);
+  await writeJson(join(run, "mixture.json"), sealed(mixture));
   await writeJson(join(run, "config.json"), config);
 }
 
 /** Adds to `mixture.json` what training met of each dataset. */
 async function recordMet(run: string, used: readonly object[]): Promise<void> {
-  const path = join(run, "mixture.json");
-  await writeJson(path, { ...await readJson(path) as object, used });
+  const { sha256: _, ...mixture } = await readMixture(run);
+  await writeJson(join(run, "mixture.json"), sealed({ ...mixture, used }));
+}
+
+/**
+ * What `mixture.json` holds.
+ *
+ * @throws {UserError} if it is not as it was written
+ */
+async function readMixture(run: string): Promise<Record<string, unknown>> {
+  const path = join(run, "mixture.json"), advice = "put back a copy of the file";
+  const mixture = await readJson(path);
+  expectFields(mixture, fields({}), path, advice);
+  expectSeal(mixture as object, path, advice);
+  return mixture as Record<string, unknown>;
 }
 
 // ---- Data ----

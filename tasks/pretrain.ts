@@ -13,13 +13,7 @@ import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
-import {
-  Batcher,
-  type BatcherState,
-  type BatchShapes,
-  evaluationShare,
-  rowsOf,
-} from "./text/batches.ts";
+import { Batcher, type BatchShapes, evaluationShare, rowsOf } from "./text/batches.ts";
 import { writeJson } from "./files/json.ts";
 import { exists, writeFile } from "./files/write.ts";
 import { listCorpus, sampleLines } from "./text/corpus.ts";
@@ -51,7 +45,7 @@ import {
   forgetUnsaved,
   hasCheckpoint,
   millions,
-  readConfig,
+  readOwnConfig,
 } from "./checkpoints/run_folder.ts";
 import { loadTokenizer } from "./tokenizer/load.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
@@ -189,7 +183,7 @@ function corpusOf({ given, sampleCorpus }: PretrainJob): readonly string[] {
 /** The config of the run folder, which flags may repeat but not change. */
 async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig> {
   const otherwise = "no run to resume (it has no config.json); leave out --resume";
-  const contents = await readConfig(run, otherwise);
+  const contents = await readOwnConfig(run, otherwise);
   const saved = validate(PRETRAIN_CONFIG, contents, join(run, "config.json"));
   expectSame(run, saved, given);
   return resolvePretrain(saved, saved.text ?? []);
@@ -363,7 +357,7 @@ function textSource(
       return { ...share, batches: prepared };
     },
     state: () => batcher.state(),
-    restore: (state) => batcher.restore(state as BatcherState),
+    restore: (state) => batcher.restore(state),
   };
 }
 

@@ -28,6 +28,7 @@ import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
 import { checkpointFile } from "./save.ts";
 import { openTensors } from "./tensors.ts";
 import { type HubOptions, resolveModel } from "./hub.ts";
+import { expectFields, fields } from "../files/fields.ts";
 import { readJson } from "../files/json.ts";
 import {
   checkpointWeights,
@@ -39,7 +40,8 @@ import {
 import { defaults, validate } from "../command/options.ts";
 import type { FinetunedModel } from "../config/finetune.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
-import { readConfig } from "./run_folder.ts";
+import { expectMarks } from "./own_files.ts";
+import { readConfig, savedConfig } from "./run_folder.ts";
 import { exists } from "../files/write.ts";
 import { loadTokenizer } from "../tokenizer/load.ts";
 import { type Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -120,10 +122,13 @@ export async function readRunModel(run: string): Promise<RunModel> {
       `${run}: is no run, but a model as those on the Hub are; give it as --model`,
     );
   }
-  if (!await exists(await checkpointFile(run, "model.safetensors"))) {
+  const weights = await checkpointFile(run, "model.safetensors");
+  if (!await exists(weights)) {
     throw new UserError(`${run}: the run has no weights yet; finish it, or go on with --resume`);
   }
+  expectFields(contents, fields({}), path, "put back a copy of the file");
   const tokenizer = loadTokenizer(join(run, "tokenizer.json"));
+  await expectOwn(run, weights, contents as Record<string, unknown>, tokenizer);
   if (isRecord(contents) && contents.kind === "finetune") {
     return finetunedModel(run, contents, tokenizer);
   }
@@ -133,6 +138,20 @@ export async function readRunModel(run: string): Promise<RunModel> {
   checkedConfig(path, config);
   const { preset, source } = settings;
   return { folder: run, preset, source, released: false, config, tokenizer };
+}
+
+/** Fails unless config and tokenizer are those that the weights were saved with. */
+async function expectOwn(
+  run: string,
+  path: string,
+  config: Record<string, unknown>,
+  { hash }: Tokenizer,
+): Promise<void> {
+  const weights = await openTensors(path);
+  await weights.close();
+  // Only what was changed needs `training.json`, which a finished run may have lost.
+  const saved = () => savedConfig(run).catch(() => undefined);
+  await expectMarks(run, config, hash, weights.metadata, saved);
 }
 
 function finetunedModel(

@@ -8,14 +8,17 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { foreignNames, type ModelConfig, type Part } from "../../models/mod.ts";
-import { isRecord, shown } from "../../models/formats/untrusted.ts";
+import { shown } from "../../models/formats/untrusted.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
 import { exists, writeFile } from "../files/write.ts";
+import { anything, expectFields, fields, whole } from "../files/fields.ts";
 import { readJson } from "../files/json.ts";
+import { expectSeal, sealed } from "../files/seal.ts";
+import { expectSettings } from "./own_files.ts";
 import { checkpointWeights, findParameters } from "./parameters.ts";
 import {
   isOptimizerFile,
@@ -80,6 +83,27 @@ export async function readConfig(run: string, otherwise: string): Promise<unknow
 }
 
 /**
+ * The contents of `config.json` of a run that goes on: those that its checkpoint was saved with.
+ *
+ * @throws {UserError} if the folder holds no run, or settings have been changed since
+ */
+export async function readOwnConfig(
+  run: string,
+  otherwise: string,
+): Promise<Record<string, unknown>> {
+  const contents = await readConfig(run, otherwise), path = join(run, "config.json");
+  expectFields(contents, fields({}), path, COPY);
+  const saved = await savedConfig(run);
+  if (saved) expectSettings(path, contents as Record<string, unknown>, saved);
+  return contents as Record<string, unknown>;
+}
+
+/** The settings as `training.json` has them, if there is one; older ones have not. */
+export async function savedConfig(run: string): Promise<Record<string, unknown> | undefined> {
+  return await hasCheckpoint(run) ? (await readState(run)).config : undefined;
+}
+
+/**
  * Flags may repeat a resumed run's settings but not change them.
  *
  * @throws {UserError} naming the flag that differs
@@ -115,6 +139,7 @@ export interface Trained extends Moments {
  * the state, and takes longer for it.
  *
  * @param state where the run is; must hold `update`. Rank 0's is written
+ * @param marks what the weights say of the files that belong to them: see `own_files.ts`
  * @throws {UserError} the disk is full or the folder cannot be written to; the previous checkpoint is intact
  */
 export async function saveRun(
@@ -122,16 +147,20 @@ export async function saveRun(
   trainer: Trained,
   state: { update: number },
   group: Communicator = alone(),
+  marks: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const { rank, size } = group;
   const alive = () => group.alive(`saving update ${state.update}`);
   const metadata = { update: String(state.update), format: "pt" };
   const optimizer = optimizerFiles(size);
-  const training = JSON.stringify({ ...state, optimizer }) + "\n";
+  const training = JSON.stringify(sealed({ ...state, optimizer })) + "\n";
   const by = (writer: number, write: (path: string) => Promise<void>) =>
     writer === rank ? write : undefined;
   await saveCheckpoint(run, {
-    "model.safetensors": by(0, (path) => writeWeights(path, trainer, metadata, alive)),
+    "model.safetensors": by(
+      0,
+      (path) => writeWeights(path, trainer, { ...metadata, ...marks }, alive),
+    ),
     ...Object.fromEntries(optimizer.map((name, writer) => {
       return [name, by(writer, (path) => writeMoments(path, trainer, metadata, alive))];
     })),
@@ -173,7 +202,9 @@ export async function restoreRun<State extends { update: number }>(
   group: Communicator = alone(),
 ): Promise<State> {
   const saved = await fromFirst(group, "reading the checkpoint", () => readState(run));
-  const { optimizer = optimizerFiles(1), ...state } = saved;
+  const { optimizer = optimizerFiles(1), sha256: _, ...state } = saved as SavedState & {
+    sha256?: string;
+  };
   const alive = () => group.alive(`restoring update ${state.update}`);
   const files = await openCheckpoint(run, ["model.safetensors", ...optimizer]);
   try {
@@ -197,7 +228,7 @@ export async function restoreRun<State extends { update: number }>(
     for (const file of files) await file.close();
   }
   await group.barrier({ patient: true }); // nobody moves files that others still have to open
-  return state as State;
+  return state as unknown as State;
 }
 
 /** `training.json`. */
@@ -205,7 +236,14 @@ interface SavedState {
   update: number;
   /** The optimizer files that belong to it; older versions had one, and did not say so. */
   optimizer?: readonly string[];
+  /** The settings; older versions did not have them. */
+  config?: Record<string, unknown>;
 }
+
+/** What to do about a file of a run that is not as it was written. */
+const COPY = "put back a copy of the file, or start a new run";
+
+const STATE = fields({ update: whole() }, { config: fields({}), optimizer: anything });
 
 async function readState(run: string): Promise<SavedState> {
   const path = await checkpointFile(run, "training.json");
@@ -214,22 +252,17 @@ async function readState(run: string): Promise<SavedState> {
       `${run}: the run has no checkpoint yet; delete the folder and start it again`,
     );
   }
-  const state = await readJson(path);
-  const fail = (what: string, got: unknown) =>
-    new UserError(
-      `${path}: expected ${what}, got ${
-        shown(got)
-      }; put back a copy of the file, or start a new run`,
-    );
-  if (!isRecord(state)) throw fail("an object", state);
-  const { update, optimizer } = state;
-  if (!Number.isSafeInteger(update)) throw fail("update: a whole number", update);
-  const isName = (name: unknown) => typeof name === "string" && isOptimizerFile(name);
-  const isList = Array.isArray(optimizer) && optimizer.length > 0 && optimizer.every(isName);
-  if (optimizer !== undefined && !isList) {
-    throw fail("optimizer: a list of names such as optimizer.safetensors", optimizer);
-  }
-  return state as unknown as SavedState;
+  const state = await readJson(path) as SavedState;
+  expectFields(state, STATE, path, COPY);
+  expectSeal(state, path, COPY);
+  const { optimizer } = state;
+  const isList = optimizer === undefined || Array.isArray(optimizer) && optimizer.length > 0 &&
+      optimizer.every((name) => typeof name === "string" && isOptimizerFile(name));
+  if (isList) return state;
+  throw new UserError(
+    `${path}: optimizer: expected a list of names such as optimizer.safetensors, got ` +
+      `${shown(optimizer)}; ${COPY}`,
+  );
 }
 
 /** `1.4 M`, `68 k`. */

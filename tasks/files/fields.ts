@@ -54,6 +54,9 @@ export function finite(min = -Infinity): Check {
 /** A text. */
 export const text: Check = plain("a text", (x) => typeof x === "string");
 
+/** Nothing. */
+export const nothing: Check = plain("null", (x) => x === null);
+
 /** One of some texts. */
 export function oneOf(choices: readonly string[]): Check {
   return plain(`one of ${choices.join(", ")}`, (x) => choices.includes(x as string));

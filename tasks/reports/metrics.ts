@@ -8,8 +8,9 @@
  * @module
  */
 import { type FileHandle, open, readFile } from "node:fs/promises";
+import { createHash, type Hash } from "node:crypto";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile } from "../files/write.ts";
+import { exists, fileError, writeFile } from "../files/write.ts";
 import { fixedText, numberText, percentText } from "../command/number_text.ts";
 
 /** One line of `metrics.jsonl`. */
@@ -110,24 +111,38 @@ function formatTime(seconds: number): string {
   return `${Math.floor(whole / 3600)}:${two(whole / 60)}:${two(whole)}`;
 }
 
+/** How far `metrics.jsonl` belongs to a checkpoint, and what it holds up to there. */
+export interface MetricsMark {
+  /** Bytes from the beginning. */
+  bytes: number;
+  /** SHA-256 of them. */
+  sha256: string;
+}
+
 /** A `metrics.jsonl` that is open for appending. */
 export interface MetricsFile {
+  /** Whether lines that belong to the checkpoint are gone, with the file. */
+  readonly isLost: boolean;
   /**
    * Adds a line. A number that is not finite (an accuracy of nothing: 0/0) becomes null, since JSON
-   * cannot hold it. Throws a `UserError` when the disk is full.
+   * cannot hold it. Throws a `UserError` when the disk is full, or the file is not there any more.
    */
   append(record: MetricRecord): Promise<void>;
+  /** Flushes to the disk; says what there is, for {@link openMetrics}. */
+  mark(): Promise<MetricsMark>;
   /** Flushes to the disk, and closes. */
   close(): Promise<void>;
 }
 
 /**
- * Opens `metrics.jsonl` to go on after an update. Lines past that update, which the run will write
- * again, are dropped, and so is a last line that a kill has torn.
+ * Opens `metrics.jsonl` to go on from a checkpoint. Lines after it, which the run will write again, are
+ * dropped, and so is a last line that a kill has torn.
  *
  * @param path the file; made when absent
- * @param update the update of the checkpoint that the run goes on from; 0 for a new run
- * @throws {UserError} a line, other than the last, that is no record
+ * @param from what {@link MetricsFile.mark} said when the checkpoint was saved; or, of a checkpoint that
+ * does not know, its update: below 0 for a new run
+ * @throws {UserError} a line, other than the last, that is no record; or lines of the checkpoint that are not
+ * as they were
  *
  * @example
  * ```ts
@@ -137,27 +152,66 @@ export interface MetricsFile {
  * import assert from "node:assert/strict";
  *
  * const run = await mkdtemp(tmpdir() + "/run-"), path = `${run}/metrics.jsonl`;
- * const metrics = await openMetrics(path, 0);
+ * const metrics = await openMetrics(path, -1);
  * await metrics.append({ kind: "train", update: 10, loss: 9.5 });
+ * const mark = await metrics.mark();
+ * await metrics.append({ kind: "train", update: 20, loss: 9 });
  * await metrics.close();
+ * await (await openMetrics(path, mark)).close();
  * assert.deepEqual(await readMetrics(path), [{ kind: "train", update: 10, loss: 9.5 }]);
  * await rm(run, { recursive: true });
  * ```
  */
-export async function openMetrics(path: string, update: number): Promise<MetricsFile> {
+export async function openMetrics(
+  path: string,
+  from: number | MetricsMark,
+): Promise<MetricsFile> {
+  const isLost = typeof from !== "number" && from.bytes > 0 && !await exists(path);
   const before = await textOf(path);
-  const kept = parseLines(before, path).filter((record) => record.update <= update);
-  const after = kept.map((record) => JSON.stringify(record) + "\n").join("");
+  const after = isLost
+    ? ""
+    : typeof from === "number"
+    ? linesUpTo(before, path, from)
+    : markedPart(before, path, from);
   if (after !== before) await writeFile(path, after);
 
-  const file = await open(path, "a");
+  const digest = createHash("sha256").update(after);
+  let bytes = new TextEncoder().encode(after).length;
+  const file = await open(path, "a").catch((error) => {
+    throw fileError(error, "writing", path);
+  });
   return {
-    append: (record) => appendLine(file, path, record),
+    isLost,
+    append: async (record) => void (bytes += await appendLine(file, path, record, digest)),
+    async mark() {
+      await file.sync();
+      return { bytes, sha256: digest.copy().digest("hex") };
+    },
     async close() {
       await file.sync();
       await file.close();
     },
   };
+}
+
+function linesUpTo(text: string, path: string, update: number): string {
+  const kept = parseLines(text, path).filter((record) => record.update <= update);
+  return kept.map((record) => JSON.stringify(record) + "\n").join("");
+}
+
+/** The lines that belong to a checkpoint; a report with a hole, or with figures of somebody's, is none. */
+function markedPart(text: string, path: string, { bytes, sha256 }: MetricsMark): string {
+  const all = new TextEncoder().encode(text), marked = all.subarray(0, bytes);
+  if (createHash("sha256").update(marked).digest("hex") === sha256) {
+    return new TextDecoder().decode(marked);
+  }
+  throw new UserError(
+    `${path}: ` +
+      (all.length < bytes
+        ? `expected at least the ${bytes} bytes of the checkpoint, got ${all.length}`
+        : "was changed since the checkpoint was saved") +
+      "; put back a copy of the file, or delete it to go on without the figures so far",
+  );
 }
 
 /**
@@ -181,7 +235,7 @@ export async function readMetrics(path: string): Promise<MetricRecord[]> {
 async function textOf(path: string): Promise<string> {
   return await readFile(path, "utf8").catch((error) => {
     if (error.code === "ENOENT") return "";
-    throw error;
+    throw fileError(error, "reading", path);
   });
 }
 
@@ -210,13 +264,24 @@ function parseRecord(line: string): MetricRecord | undefined {
   }
 }
 
-async function appendLine(file: FileHandle, path: string, record: MetricRecord): Promise<void> {
+/** @returns bytes written */
+async function appendLine(
+  file: FileHandle,
+  path: string,
+  record: MetricRecord,
+  digest: Hash,
+): Promise<number> {
+  // Bytes that nobody can read any more are not worth writing.
+  if (!await exists(path)) {
+    throw new UserError(`${path}: is not there any more: its folder was moved or deleted`);
+  }
   // NaN and infinities become null.
-  const line = JSON.stringify(record) + "\n";
+  const line = new TextEncoder().encode(JSON.stringify(record) + "\n");
   try {
     await file.appendFile(line);
   } catch (error) {
-    if ((error as { code?: string }).code !== "ENOSPC") throw error;
-    throw new UserError(`writing ${path}: the disk is full; make room, then run with --resume`);
+    throw fileError(error, "writing", path);
   }
+  digest.update(line);
+  return line.length;
 }

@@ -17,6 +17,8 @@ export interface Run {
   config: Readonly<Record<string, unknown>>;
   /** What `metrics.jsonl` holds. */
   metrics: readonly MetricRecord[];
+  /** Updates whose figures are gone, with the file that they stood in. */
+  lost?: number;
 }
 
 /**
@@ -36,7 +38,7 @@ export interface Run {
  */
 export async function report(run: Run): Promise<string> {
   const title = `METRO-T0 run ${run.name}`;
-  const body = `${summary(run)}
+  const body = `${summary(run)}${hole(run)}
 ${await curves(run.metrics) || "<p>No figures yet.</p>"}
 <h2>Final figures</h2>
 ${finalTable(run.metrics)}
@@ -57,6 +59,15 @@ function summary({ config, metrics }: Run): string {
     ["Held-out loss", figureOf(heldout, "loss")],
     ["Train loss", figureOf(train, "loss")],
   ]);
+}
+
+/** Curves that begin late must not look whole. */
+function hole({ lost }: Run): string {
+  if (lost === undefined) return "";
+  return `\n<p>The figures up to update ${
+    wholeText(lost)
+  } are lost: metrics.jsonl was not there when the ` +
+    "run was resumed.</p>";
 }
 
 function finalTable(metrics: readonly MetricRecord[]): string {

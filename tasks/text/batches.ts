@@ -8,6 +8,7 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, permute, Random, shuffle } from "../../ops/graph/random.ts";
+import { expectFields, fields, whole } from "../files/fields.ts";
 import type { BlockSource } from "./packed.ts";
 import {
   ALONE,
@@ -76,6 +77,9 @@ export interface BatcherState {
   /** Its place in the window. */
   batch: number;
 }
+
+const POSITION = fields({ epoch: whole(), window: whole(), batch: whole() });
+const OTHERS = "put back the text and the files of the run that belong to its checkpoint";
 
 /** Streams of randomness, so that the uses of one seed are independent. */
 const ORDER = 0x6f726472;
@@ -187,14 +191,17 @@ export class Batcher {
   /**
    * Continues from a position; the part and the options must be those of the batcher that gave it.
    *
-   * @throws {RangeError} if there is no such position
+   * @throws {UserError} if there is no such position
    */
-  restore(state: BatcherState): void {
-    this.#state = { epoch: state.epoch, window: state.window, batch: state.batch };
-    this.#plan = state.window < this.#windows() ? this.#planWindow() : undefined;
-    if (this.#plan?.[state.batch] === undefined) {
-      throw new RangeError(`no batch at ${JSON.stringify(state)}: other data or other options`);
-    }
+  restore(state: unknown): void {
+    expectFields(state, POSITION, "the place in the data", OTHERS);
+    const { epoch, window, batch } = state as BatcherState;
+    this.#state = { epoch, window, batch };
+    this.#plan = window < this.#windows() ? this.#planWindow() : undefined;
+    if (this.#plan?.[batch] !== undefined) return;
+    throw new UserError(
+      `the place in the data: no batch at ${JSON.stringify(this.#state)}; ${OTHERS}`,
+    );
   }
 
   /** Padded ids per real id in the micro-batches so far, those of all ranks; 1 is no padding. */

@@ -74,10 +74,10 @@ export async function trainLoop(
     await device.finish();
     if (stopped) await session.stop();
   } catch (error) {
+    await session.close(error);
     throw await device.reason(error);
-  } finally {
-    await session.close();
   }
+  await session.close();
 }
 
 /**

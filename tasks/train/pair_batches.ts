@@ -5,6 +5,8 @@
  * @module
  */
 
+import { UserError } from "../../ops/graph/errors.ts";
+import { expectFields, fields, list, whole } from "../files/fields.ts";
 import type { SpecialIds } from "../../models/config.ts";
 import { key, Random, shuffle } from "../../ops/graph/random.ts";
 import { COUNTS, type ExampleWindow, type WindowAhead } from "../prompts/windows.ts";
@@ -183,6 +185,13 @@ interface PairState {
   counts: number[];
 }
 
+const POSITION = fields({
+  epoch: whole(),
+  window: whole(),
+  batch: whole(),
+  counts: list(whole()),
+});
+
 /** What a {@link PairBatcher} must know. */
 export interface PairBatcherOptions {
   /** Examples of an update; the last micro-batch may bring a few more. */
@@ -287,7 +296,14 @@ export class PairBatcher implements BatchSource {
   }
 
   async restore(state: unknown): Promise<void> {
+    const { counts } = this.#state, others = "put back the files that belong to the checkpoint";
+    expectFields(state, POSITION, "the place in the data", others);
     this.#state = structuredClone(state as PairState);
+    if (
+      this.#state.counts.length !== counts.length || this.#state.window >= this.#windows.windows
+    ) {
+      throw new UserError(`the place in the data: is that of another mixture; ${others}`);
+    }
     // The counts already hold a window that was begun.
     this.#current = this.#state.batch > 0 ? await this.#open(false) : undefined;
   }

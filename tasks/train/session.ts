@@ -8,13 +8,32 @@ import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { Device } from "../../ops/mod.ts";
 import { restoreRun, saveRun } from "../checkpoints/run_folder.ts";
-import { writeFile } from "../files/write.ts";
+import { marksOf } from "../checkpoints/own_files.ts";
+import {
+  either,
+  expectFields,
+  fields,
+  finite,
+  list,
+  named,
+  nothing,
+  text,
+  whole,
+} from "../files/fields.ts";
+import { readJson } from "../files/json.ts";
+import { exists, writeFile } from "../files/write.ts";
 import { type Communicator, GroupEnded } from "../parallel/communicator.ts";
 import type { Numbered } from "../parallel/share.ts";
-import { type MetricRecord, openMetrics, readMetrics } from "../reports/metrics.ts";
+import {
+  type MetricRecord,
+  type MetricsMark,
+  openMetrics,
+  readMetrics,
+} from "../reports/metrics.ts";
 import { type Output, startProgress } from "../reports/progress.ts";
 import { report } from "../reports/training.ts";
 import { addCounts, type BatchSource, type PreparedBatch, scalarsOf } from "./objective.ts";
+import { loadTokenizer } from "../tokenizer/load.ts";
 import type { Trainer } from "./trainer.ts";
 
 /** What a model learns from, and what it is looked at with. */
@@ -53,9 +72,35 @@ interface TrainingState {
   counts: Record<string, number>;
   /** What it was saved on; older versions did not say. */
   device?: Pick<Device, "kind" | "adapterName">;
+  /** What `metrics.jsonl` held, where rank 0 has one; older versions did not say. */
+  metrics?: MetricsMark;
+  /** The settings; older versions did not have them. */
+  config?: object;
+  /** Updates whose figures are gone: `metrics.jsonl` was not there when the run went on. */
+  lost?: number;
   /** Tokens and seconds at the last line. */
   since: { tokens: number; seconds: number; update: number };
 }
+
+/** A sum, of which JSON cannot hold NaN and infinities. */
+const SUM = either(finite(), nothing);
+
+/** What `training.json` must hold. */
+const STATE = fields({
+  update: whole(),
+  data: fields({}),
+  tokens: whole(),
+  seconds: finite(0),
+  // As it was written before there were ranks: numbers.
+  sums: either(list(list(SUM), 1), list(SUM, 1)),
+  counts: named(finite()),
+  since: fields({ tokens: whole(), seconds: finite(0), update: whole() }),
+}, {
+  device: fields({ kind: text, adapterName: text }),
+  metrics: fields({ bytes: whole(), sha256: text }),
+  config: fields({}),
+  lost: whole(),
+});
 
 type Records = Awaited<ReturnType<typeof openRecords>>;
 
@@ -65,6 +110,8 @@ export class Session {
   readonly #data: TrainingData;
   readonly #run: string;
   readonly #records?: Records;
+  /** What the weights say of the files that belong to them. */
+  readonly #marks: Readonly<Record<string, string>>;
   /** When training would have begun, had it never stopped. */
   readonly #started: number;
   #state: TrainingState;
@@ -79,12 +126,14 @@ export class Session {
     run: string,
     state: TrainingState,
     records: Records | undefined,
+    marks: Readonly<Record<string, string>>,
   ) {
     this.#trainer = trainer;
     this.#data = data;
     this.#run = run;
     this.#state = state;
     this.#records = records;
+    this.#marks = marks;
     this.#saved = state.update;
     this.#started = performance.now() / 1000 - state.seconds;
   }
@@ -108,20 +157,21 @@ export class Session {
     };
     if (resume) {
       state = await restoreRun<TrainingState>(run, trainer, group);
-      // As it was written before there were ranks.
-      if (typeof state.sums[0] === "number") state.sums = [state.sums as unknown as number[]];
+      expectFields(state, STATE, join(run, "training.json"), "put back a copy of the file");
+      state.sums = ranksOf(state.sums);
       trainer.restoreSums(state.sums);
       await data.batches.restore(state.data);
     }
     // A run that starts anew keeps no line of one that ended before its first checkpoint.
-    const kept = resume ? state.update : -1;
-    const records = group.rank === 0 ? await openRecords(place, config, kept) : undefined;
+    const from = resume ? state.metrics ?? state.update : -1;
+    const records = group.rank === 0 ? await openRecords(place, config, from, state) : undefined;
     if (resume) {
       records?.note(`Resumed at update ${state.update} of ${config.updates}.`);
-      const elsewhere = otherDevice(state.device, trainer.device);
-      if (elsewhere) records?.note(elsewhere);
+      for (const note of changesOf(state, trainer.device, config)) records?.note(note);
     }
-    return new Session(trainer, data, run, state, records);
+    const own = await ownFiles(run);
+    const now = { ...state, config: own?.config };
+    return new Session(trainer, data, run, now, records, own?.marks ?? {});
   }
 
   /** Updates made. */
@@ -181,9 +231,10 @@ export class Session {
     const trainer = this.#trainer, { kind, adapterName } = trainer.device;
     const sums = await trainer.sums();
     this.#stopIfNotFinite(trainer.badUpdate(sums));
-    const device = { kind, adapterName };
-    this.#state = { ...this.#state, seconds: this.#seconds(), sums, device };
-    await saveRun(this.#run, trainer, this.#state, trainer.group);
+    const device = { kind, adapterName }, metrics = await this.#records?.mark();
+    this.#state = { ...this.#state, seconds: this.#seconds(), sums, device, metrics };
+    await this.#expectFolder();
+    await saveRun(this.#run, trainer, this.#state, trainer.group, this.#marks);
     this.#saved = this.#state.update;
   }
 
@@ -198,9 +249,19 @@ export class Session {
     );
   }
 
-  /** Writes the report. */
-  async close(): Promise<void> {
-    await this.#records?.close();
+  /** Writes the report, as far as that is possible: what ended the run matters more. */
+  async close(error?: unknown): Promise<void> {
+    const closed = this.#records?.close();
+    await (error === undefined ? closed : closed?.catch(() => {}));
+  }
+
+  /** A folder that is gone must not come again with weights alone in it. */
+  async #expectFolder(): Promise<void> {
+    if (this.#trainer.group.rank > 0 || await exists(this.#run)) return;
+    throw new UserError(
+      `${this.#run}: is not there any more: it was moved or deleted; the updates since ` +
+        `${this.#saved} are lost`,
+    );
   }
 
   #seconds(): number {
@@ -221,27 +282,61 @@ export class Session {
   }
 }
 
-/** What to tell of a run that goes on elsewhere than where it was saved; the number of threads changes nothing. */
-function otherDevice(
-  saved: TrainingState["device"],
-  { kind, adapterName }: Device,
-): string | undefined {
-  const isSame = saved?.kind === kind && (kind === "cpu" || saved.adapterName === adapterName);
-  if (!saved || isSame) return undefined;
-  return `It was saved on ${saved.adapterName}; on ${adapterName} numbers differ in their last digits.`;
+/** Sums by rank, as they were before JSON. */
+function ranksOf(sums: TrainingState["sums"] | readonly number[]): number[][] {
+  const ranks = Array.isArray(sums[0]) ? sums as number[][] : [sums as number[]];
+  return ranks.map((values) => values.map((sum) => sum ?? NaN));
+}
+
+/** What to tell of a run that goes on otherwise than it was saved. */
+function changesOf(
+  { update, config, device }: TrainingState,
+  here: Device,
+  { updates }: { updates: number },
+): string[] {
+  const notes: string[] = [];
+  const saved = (config as { updates?: unknown } | undefined)?.updates ?? updates;
+  if (saved !== updates) {
+    notes.push(
+      `config.json says ${updates} updates; it was ${saved} when update ${update} was saved.`,
+    );
+  }
+  // The number of threads changes nothing.
+  const isSame = device?.kind === here.kind &&
+    (here.kind === "cpu" || device.adapterName === here.adapterName);
+  if (device && !isSame) {
+    notes.push(
+      `It was saved on ${device.adapterName}; on ${here.adapterName} numbers differ in their last digits.`,
+    );
+  }
+  return notes;
+}
+
+/** What `config.json` and `tokenizer.json` of a run are, to be saved with its weights. */
+async function ownFiles(run: string) {
+  const config = join(run, "config.json"), tokenizer = join(run, "tokenizer.json");
+  if (!await exists(config) || !await exists(tokenizer)) return undefined;
+  const contents = await readJson(config) as object;
+  return { config: contents, marks: marksOf(contents, loadTokenizer(tokenizer).hash) };
 }
 
 /** Where the records of a run go: its `metrics.jsonl`, the user's screen, and at the end the report. */
 async function openRecords(
   { run, output }: SessionPlace,
   config: { updates: number },
-  kept: number,
+  from: number | MetricsMark,
+  state: Pick<TrainingState, "update" | "lost">,
 ) {
   const path = join(run, "metrics.jsonl");
-  const metrics = await openMetrics(path, kept);
+  const metrics = await openMetrics(path, from);
+  if (metrics.isLost) state.lost = state.update;
   const progress = startProgress(config.updates, output);
+  if (metrics.isLost) {
+    progress.note(`${path} was not there: the figures up to update ${state.update} are lost.`);
+  }
   return {
     note: (text: string) => progress.note(text),
+    mark: () => metrics.mark(),
     async record(line: MetricRecord) {
       await metrics.append(line);
       progress.show(line);
@@ -249,8 +344,9 @@ async function openRecords(
     async close() {
       progress.stop();
       await metrics.close();
-      const name = run.split(/[\\/]/).at(-1)!;
-      const html = await report({ name, config: { ...config }, metrics: await readMetrics(path) });
+      const name = run.split(/[\\/]/).at(-1)!, { lost } = state;
+      const records = await readMetrics(path);
+      const html = await report({ name, config: { ...config }, metrics: records, lost });
       await writeFile(join(run, "report.html"), html);
     },
   };

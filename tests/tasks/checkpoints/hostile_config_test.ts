@@ -10,6 +10,7 @@ import { parameterCount, parameterShapes } from "../../../models/parameters.ts";
 import { preset } from "../../../models/presets.ts";
 import { parseJson } from "../../../models/formats/untrusted.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
+import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { readModel } from "../../../tasks/checkpoints/model.ts";
 import { loadTokenizer } from "../../../tasks/tokenizer/load.ts";
 import { Tokenizer, type TokenizerJson } from "../../../tasks/tokenizer/tokenizer.ts";
@@ -76,7 +77,7 @@ for (const [kind, json] of Object.entries(RUNS)) {
     const folder = join(scratch, kind);
     await mkdir(folder);
     await writeFile(join(folder, "tokenizer.json"), JSON.stringify(metroTokenizer()));
-    await writeFile(join(folder, "model.safetensors"), "");
+    await writeTensors(join(folder, "model.safetensors"), [], () => new Float32Array(), {});
     const read = async (text: string) => {
       await writeFile(join(folder, "config.json"), text);
       const { config, tokenizer } = await readModel(folder);

@@ -8,10 +8,18 @@ import { UserError } from "../../../ops/graph/errors.ts";
 import { writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { seq2seqObjective } from "../../../tasks/train/objective.ts";
 import { optimizerFiles } from "../../../tasks/checkpoints/optimizer.ts";
-import type { Communicator } from "../../../tasks/parallel/communicator.ts";
-import { restoreRun, saveRun, type Trained } from "../../../tasks/checkpoints/run_folder.ts";
+import { alone, type Communicator } from "../../../tasks/parallel/communicator.ts";
+import { expectMarks, marksOf } from "../../../tasks/checkpoints/own_files.ts";
+import {
+  readOwnConfig,
+  restoreRun,
+  saveRun,
+  type Trained,
+} from "../../../tasks/checkpoints/run_folder.ts";
+import { writeJson } from "../../../tasks/files/json.ts";
 import { Trainer } from "../../../tasks/train/trainer.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
+import { fuzzJson } from "../../fuzz.ts";
 import { runRanks } from "../local_group.ts";
 import { T5 } from "../small_checkpoint.ts";
 import { assertFilled, fill, trained } from "./trained_slices.ts";
@@ -195,13 +203,85 @@ Deno.test("files that do not belong together are refused in one line that names 
       const optimizer of [[], null, ["../optimizer.safetensors"], [1], "optimizer.safetensors"]
     ) {
       await writeFile(training, JSON.stringify({ update: 2, optimizer }));
-      assert.match(await restore(), /training\.json: expected optimizer: a list of names such as/);
+      assert.match(await restore(), /training\.json: optimizer: expected a list of names such as/);
     }
     await writeFile(training, "[]");
     assert.match(await restore(), /training\.json: expected an object, got \[\]/);
     await writeFile(training, '{"update":"2"}');
-    assert.match(await restore(), /training\.json: expected update: a whole number, got 2/);
+    assert.match(
+      await restore(),
+      /training\.json: update: expected a whole number of at least 0, got 2/,
+    );
   }));
+
+Deno.test("training.json that was cut or edited is refused in one line, whatever the field", () =>
+  inFolder(async (run) => {
+    await save(run, 1, 3);
+    const path = join(run, "training.json");
+    const { refused } = await fuzzJson(
+      JSON.parse(await readFile(path, "utf8")),
+      200,
+      async (text) => {
+        await writeFile(path, text);
+        assert.equal(await restoredUpdate(run, 1), 3);
+      },
+    );
+    assert.ok(refused > 100, String(refused));
+  }));
+
+Deno.test("config.json and tokenizer.json go with the weights; a run may be told to go on for longer", () =>
+  inFolder(async (run) => {
+    const config = { updates: 4, scheduleUpdates: 6, dropout: 0.1, text: ["a"] };
+    const share = trained(1, 0);
+    fill(share, 4);
+    await saveRun(run, share, { update: 4, config } as { update: number }, alone(), {
+      ...marksOf(config, "hash"),
+    });
+    const path = join(run, "config.json"), write = (to: unknown) => writeJson(path, to);
+    const own = () => readOwnConfig(run, "no run");
+    await write(config);
+    assert.deepEqual(await own(), config);
+    const longer = { text: ["a"], dropout: 0.1, updates: 6, scheduleUpdates: 6 };
+    for (const further of [longer, { ...longer, updates: 9, scheduleUpdates: 9 }]) {
+      await write(further);
+      assert.deepEqual(await own(), further);
+    }
+    const put = "when the checkpoint was saved; put it back";
+    const edits: [object, string][] = [
+      [{ ...config, dropout: 0.2 }, `dropout is 0.2, but was 0.1 ${put}`],
+      [{ ...config, updates: 7 }, `updates is 7, but was 4 ${put}, or raise updates, and`],
+      [{ ...config, updates: 3 }, `updates is 3, but was 4 ${put}, or raise updates, and`],
+      [{ ...config, scheduleUpdates: 9 }, `scheduleUpdates is 9, but was 6 ${put}, or raise`],
+      [{ ...longer, scheduleUpdates: 5, updates: 5 }, `scheduleUpdates is 5, but was 6 ${put}`],
+      [{ ...longer, updates: "6" }, `updates is 6, but was 4 ${put}`],
+      [{ ...longer, seed: 1 }, `seed is 1, but was nothing ${put}`],
+      [{ updates: 4, scheduleUpdates: 6, dropout: 0.1 }, `text is nothing, but was ["a"] ${put}`],
+    ];
+    for (const [edited, message] of edits) {
+      await write(edited);
+      const said = await refusal(own);
+      assert.ok(said.startsWith(`${path}: ${message}`), said);
+    }
+    for (const other of [null, [], "config", 3]) {
+      await write(other);
+      assert.match(await refusal(own), /config\.json: expected an object, got /);
+    }
+  }));
+
+Deno.test("weights name the setting that was changed since, if training.json can tell it", async () => {
+  const config = { dropout: 0.1, updates: 3 }, marks = marksOf(config, "hash");
+  const look = (to: Record<string, unknown>, hash: string, saved?: object) =>
+    expectMarks("run", to, hash, marks, () => Promise.resolve(saved as Record<string, unknown>));
+  await look({ updates: 5, dropout: 0.1 }, "hash");
+  await expectMarks("run", { any: 1 }, "hash", {}, () => Promise.reject(new Error("not asked")));
+  const edited = { ...config, dropout: 0.3 };
+  assert.match(await refusal(() => look(edited, "hash", config)), /dropout is 0\.3, but was 0\.1/);
+  assert.match(
+    await refusal(() => look(edited, "hash")),
+    /config\.json: was changed since the wei/,
+  );
+  assert.match(await refusal(() => look(config, "other")), /tokenizer\.json: was changed since/);
+});
 
 cpuTest("what the trainers of three ranks saved, those of two and of one restore", async () => {
   const device = await openTestDevice();

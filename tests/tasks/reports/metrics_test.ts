@@ -54,6 +54,63 @@ Deno.test("a resumed file is byte for byte that of an uninterrupted run", () =>
     assert.equal(await readFile(path, "utf8"), whole);
   }));
 
+Deno.test("a checkpoint's lines are those of its mark: what came after is dropped, an edit refused", () =>
+  withFile(async (path) => {
+    const metrics = await openMetrics(path, -1);
+    await metrics.append(train(10, 3));
+    await metrics.append({ kind: "heldout", update: 10, loss: 2.5 });
+    const mark = await metrics.mark();
+    const whole = await readFile(path, "utf8");
+    // The update is the checkpoint's, but the line came after it.
+    await metrics.append({ kind: "heldout", update: 10, loss: 2 });
+    await metrics.append(train(20, 2));
+    await metrics.close();
+    const later = await readFile(path, "utf8");
+
+    for (const text of [later, later.slice(0, -7), whole + "\0", whole]) {
+      await writeFile(path, text);
+      const again = await openMetrics(path, mark);
+      assert.ok(!again.isLost);
+      assert.equal(await readFile(path, "utf8"), whole);
+      await again.append(train(20, 2));
+      const next = await again.mark();
+      await again.close();
+      await (await openMetrics(path, next)).close();
+    }
+    const edits = [whole.replace("3", "4"), whole.slice(0, -1), whole.slice(1), "", "\n" + later];
+    for (const text of edits) {
+      await writeFile(path, text);
+      await assert.rejects(openMetrics(path, mark), (error) => {
+        assert.ok(error instanceof UserError);
+        assert.match(
+          error.message,
+          /metrics\.jsonl: (was changed|expected at least).*; put back a copy/,
+        );
+        return true;
+      });
+      assert.equal(await readFile(path, "utf8"), text);
+    }
+  }));
+
+Deno.test("metrics.jsonl that is gone is known to be; one that goes while it is written is an error", () =>
+  withFile(async (path) => {
+    const metrics = await openMetrics(path, -1);
+    await metrics.append(train(10, 3));
+    const mark = await metrics.mark();
+    await rm(path);
+    await assert.rejects(metrics.append(train(20, 2)), {
+      name: "UserError",
+      message: `${path}: is not there any more: its folder was moved or deleted`,
+    });
+    await metrics.close();
+    const again = await openMetrics(path, mark);
+    assert.ok(again.isLost);
+    await again.close();
+    const empty = await openMetrics(path, await again.mark().catch(() => -1));
+    assert.ok(!empty.isLost);
+    await empty.close();
+  }));
+
 Deno.test("a torn last line is passed over by readers and repaired on resume", () =>
   withFile(async (path) => {
     const whole = JSON.stringify(train(10, 3));

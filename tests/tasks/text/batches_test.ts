@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import {
   Batcher,
@@ -106,8 +107,11 @@ Deno.test("a restored batcher continues exactly, from any position and across ep
 
 Deno.test("an impossible position is refused", () => {
   const batcher = new Batcher(part(50), OPTIONS);
-  assert.throws(() => batcher.restore({ epoch: 0, window: 7, batch: 0 }), RangeError);
-  assert.throws(() => batcher.restore({ epoch: 0, window: 0, batch: 999 }), RangeError);
+  assert.throws(() => batcher.restore({ epoch: 0, window: 7, batch: 0 }), UserError);
+  assert.throws(() => batcher.restore({ epoch: 0, window: 0, batch: 999 }), UserError);
+  for (const state of [null, 7, {}, { epoch: 0, window: 0, batch: -1 }]) {
+    assert.throws(() => batcher.restore(state), UserError);
+  }
 });
 
 Deno.test("another seed gives other batches, the same seed the same", () => {
