@@ -94,7 +94,7 @@ export function expectSettings(
   saved: Readonly<Record<string, unknown>>,
 ): void {
   const rises = (name: string, least: number) =>
-    Number(config[name]) - Number(saved[name]) >= least;
+    Number.isSafeInteger(config[name]) && Number(config[name]) - Number(saved[name]) >= least;
   const isLonger = rises("updates", 1) && rises("scheduleUpdates", 0) &&
     Number(config.updates) <= Number(config.scheduleUpdates);
   for (const name of new Set([...Object.keys(saved), ...Object.keys(config)])) {

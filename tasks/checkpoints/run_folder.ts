@@ -202,9 +202,7 @@ export async function restoreRun<State extends { update: number }>(
   group: Communicator = alone(),
 ): Promise<State> {
   const saved = await fromFirst(group, "reading the checkpoint", () => readState(run));
-  const { optimizer = optimizerFiles(1), sha256: _, ...state } = saved as SavedState & {
-    sha256?: string;
-  };
+  const { optimizer = optimizerFiles(1), sha256: seal, ...state } = saved;
   const alive = () => group.alive(`restoring update ${state.update}`);
   const files = await openCheckpoint(run, ["model.safetensors", ...optimizer]);
   try {
@@ -214,6 +212,10 @@ export async function restoreRun<State extends { update: number }>(
         `${run}: training.json is of update ${state.update}, but the weights are of another; put back ` +
           "files that were saved together",
       );
+    }
+    // Weights that know of their config are of a version that seals its state.
+    if (weights.metadata.config !== undefined && seal === undefined) {
+      throw new UserError(`${join(run, "training.json")}: has no sha256 any more; ${COPY}`);
     }
     const file = checkpointWeights(weights.path, weights);
     const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
@@ -238,6 +240,8 @@ interface SavedState {
   optimizer?: readonly string[];
   /** The settings; older versions did not have them. */
   config?: Record<string, unknown>;
+  /** Of the rest; older versions had none. */
+  sha256?: string;
 }
 
 /** What to do about a file of a run that is not as it was written. */
