@@ -54,7 +54,7 @@ export interface System {
 }
 
 /** What to do about missing packages: run commands, or tell the user. */
-export interface Plan {
+export interface Installation {
   /** Commands to run, of which the last one counts. None when nothing can be done from here. */
   install: readonly (readonly string[])[];
   /** What the user can do, as the end of a sentence: "type: sudo apt-get ...". */
@@ -66,15 +66,15 @@ export interface Plan {
  *
  * @example
  * ```ts
- * import { planDriver } from "./setup.ts";
+ * import { driverInstallation } from "./setup.ts";
  * import assert from "node:assert/strict";
  *
  * const arch = { os: "linux", distributions: ["arch"], rights: "none" } as const;
- * assert.match(planDriver(arch).advice, /pacman -S/);
- * assert.deepEqual(planDriver(arch).install, []);
+ * assert.match(driverInstallation(arch).advice, /pacman -S/);
+ * assert.deepEqual(driverInstallation(arch).install, []);
  * ```
  */
-export function planDriver(system: System): Plan {
+export function driverInstallation(system: System): Installation {
   const { os } = system;
   if (os === "darwin") {
     return { install: [], advice: "macOS has none: compute on the CPU with --adapter cpu" };
@@ -86,7 +86,7 @@ export function planDriver(system: System): Plan {
         "Direct3D 12 has one built in: update Windows, or compute on the CPU with --adapter cpu",
     };
   }
-  return planPackages(DRIVER, system) ??
+  return packageInstallation(DRIVER, system) ??
     { install: [], advice: "install the Vulkan loader and Mesa's Vulkan drivers" };
 }
 
@@ -95,23 +95,26 @@ export function planDriver(system: System): Plan {
  *
  * @example
  * ```ts
- * import { planMpi } from "./setup.ts";
+ * import { mpiInstallation } from "./setup.ts";
  * import assert from "node:assert/strict";
  *
- * const { advice } = planMpi({ os: "linux", distributions: ["fedora"], rights: "none" });
+ * const { advice } = mpiInstallation({ os: "linux", distributions: ["fedora"], rights: "none" });
  * assert.equal(advice, "type: sudo dnf install openmpi");
  * ```
  */
-export function planMpi(system: System): Plan {
+export function mpiInstallation(system: System): Installation {
   if (system.os === "darwin") return { install: [], advice: "type: brew install open-mpi" };
-  return planPackages(MPI, system) ?? { install: [], advice: "install Open MPI" };
+  return packageInstallation(MPI, system) ?? { install: [], advice: "install Open MPI" };
 }
 
 /** Undefined for a system whose package manager is not known here. */
-function planPackages(packages: Packages, { distributions, rights }: System): Plan | undefined {
+function packageInstallation(
+  packages: Packages,
+  { distributions, rights }: System,
+): Installation | undefined {
   const is = (...names: string[]) => names.some((name) => distributions.includes(name));
   const sudo = rights === "root" ? "" : "sudo ";
-  const type = (command: string, names: readonly string[]): Plan => ({
+  const type = (command: string, names: readonly string[]): Installation => ({
     install: [],
     advice: `type: ${sudo}${command} ${names.join(" ")}`,
   });
@@ -195,7 +198,7 @@ async function probe(): Promise<boolean> {
 }
 
 async function installDriver(): Promise<void> {
-  const { install, advice } = planDriver(await inspectSystem());
+  const { install, advice } = driverInstallation(await inspectSystem());
   const fail = (what: string) => new UserError(`${what}; ${advice}`);
   if (!mayInstall(install)) throw fail("no software adapter found");
 
@@ -214,7 +217,7 @@ async function installDriver(): Promise<void> {
  */
 export async function ensureMpi(): Promise<void> {
   if (await hasMpi()) return;
-  const { install, advice } = planMpi(await inspectSystem());
+  const { install, advice } = mpiInstallation(await inspectSystem());
   const complain = (what: string) =>
     console.error(`${what}; the tests that need it are left out. To run them, ${advice}`);
   if (!mayInstall(install)) return complain("No MPI found");
@@ -231,12 +234,12 @@ async function hasMpi(): Promise<boolean> {
   return (await askProgram("mpirun", ["--version"])).success;
 }
 
-function mayInstall(commands: Plan["install"]): boolean {
+function mayInstall(commands: Installation["install"]): boolean {
   return commands.length > 0 && commands.every(([program]) => mayRun(program));
 }
 
 /** The reason why the last command failed, if it did. */
-async function installAll(commands: Plan["install"]): Promise<string | undefined> {
+async function installAll(commands: Installation["install"]): Promise<string | undefined> {
   let failure: string | undefined;
   for (const command of commands) {
     console.error(`> ${command.join(" ")}`);

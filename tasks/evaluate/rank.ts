@@ -19,7 +19,7 @@ import { compile, type Program, Workspace } from "../../ops/mod.ts";
 import type { LoadedModel } from "../checkpoints/model.ts";
 import { alone, type Communicator, fromFirst } from "../parallel/communicator.ts";
 import { encodePrompt, encodeTarget } from "../prompts/ids.ts";
-import { idOf, lengthOf, planRanking, type RankBatch, type RankRequest } from "./rank_batches.ts";
+import { groupRequests, idOf, lengthOf, type RankBatch, type RankRequest } from "./rank_batches.ts";
 import { addUp, putTogether, Results, type Section, sectionsOf } from "./rank_results.ts";
 
 /** How a {@link Ranker} makes batches. */
@@ -225,7 +225,7 @@ export class Ranker {
     );
     const known = (shape: RankShape) => this.#planned.has(idOf(shape));
     const limits = { maxSource, batchSize, batchTokens: this.#batchTokens, known };
-    const plan = planRanking(requests, limits);
+    const plan = groupRequests(requests, limits);
     for (const { shape } of plan) {
       const id = idOf(shape);
       this.#planned.delete(id);

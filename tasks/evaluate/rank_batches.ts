@@ -23,7 +23,7 @@ export interface RankBatch {
   requests: number[];
 }
 
-/** Limits of {@link planRanking}. */
+/** Limits of {@link groupRequests}. */
 export interface RankLimits {
   /** Longest prompt. */
   maxSource: number;
@@ -52,18 +52,18 @@ const BATCH_COST = 64, SHAPE_COST = 50;
  *
  * @example
  * ```ts
- * import { planRanking } from "./rank_batches.ts";
+ * import { groupRequests } from "./rank_batches.ts";
  * import assert from "node:assert/strict";
  *
  * const requests = [30, 31, 9].map((n) => ({
  *   source: new Uint32Array(n),
  *   choices: [new Uint32Array(2), new Uint32Array(3)],
  * }));
- * const batches = planRanking(requests, { maxSource: 512, batchTokens: 100 });
+ * const batches = groupRequests(requests, { maxSource: 512, batchTokens: 100 });
  * assert.deepEqual(batches.map(({ requests }) => requests), [[1, 0], [2]]);
  * ```
  */
-export function planRanking(requests: readonly RankRequest[], limits: RankLimits): RankBatch[] {
+export function groupRequests(requests: readonly RankRequest[], limits: RankLimits): RankBatch[] {
   const totals = requests.map(lengthOf), rising = totals.toSorted((a, b) => a - b);
   const longestFirst = [...requests.keys()].sort((a, b) =>
     requests[b].source.length - requests[a].source.length || totals[b] - totals[a] || a - b

@@ -28,15 +28,15 @@ export interface Run {
  *
  * @example
  * ```ts
- * import { report } from "./training.ts";
+ * import { trainingReport } from "./training.ts";
  * import assert from "node:assert/strict";
  *
  * const metrics = [1, 2, 3].map((update) => ({ kind: "train" as const, update, loss: 9 / update }));
- * const page = await report({ name: "first", config: { preset: "tiny" }, metrics });
+ * const page = await trainingReport({ name: "first", config: { preset: "tiny" }, metrics });
  * assert.match(page, /<svg role="img" aria-label="Loss over updates 1 to 3: train from 9.000 to/);
  * ```
  */
-export async function report(run: Run): Promise<string> {
+export async function trainingReport(run: Run): Promise<string> {
   const title = `METRO-T0 run ${run.name}`;
   const body = `${summary(run)}${hole(run)}
 ${await curves(run.metrics) || "<p>No figures yet.</p>"}

@@ -54,8 +54,8 @@ export function choosePairShapes(window: ExampleWindow, limits: ShapeLimits): Pa
   };
 }
 
-/** Examples of one shape, by their numbers in the window. */
-export interface PairPlan {
+/** Examples of one shape that are computed at a time, by their numbers in the window. */
+export interface Portion {
   /** The shape. */
   shape: Required<BatchShape>;
   /** At most as many as it has rows. */
@@ -66,8 +66,8 @@ export interface PairPlan {
  * Groups a window's examples into micro-batches. Within a shape the window's order stays: sorting by the
  * exact length would sort by the answer, too.
  */
-export function planPairs(window: ExampleWindow, shapes: PairShapes): PairPlan[] {
-  const groups = new Map<string, PairPlan>();
+export function portionsOf(window: ExampleWindow, shapes: PairShapes): Portion[] {
+  const groups = new Map<string, Portion>();
   for (let i = 0; i < window.sourceLengths.length; i++) {
     const length = fittingLength(shapes.sources, window.sourceLengths[i]);
     const target = fittingLength(shapes.targets, window.targetLengths[i]);
@@ -79,13 +79,13 @@ export function planPairs(window: ExampleWindow, shapes: PairShapes): PairPlan[]
     }
     group.examples.push(i);
   }
-  const plans: PairPlan[] = [];
+  const portions: Portion[] = [];
   for (const { shape, examples } of groups.values()) {
     for (let at = 0; at < examples.length; at += shape.rows) {
-      plans.push({ shape, examples: examples.slice(at, at + shape.rows) });
+      portions.push({ shape, examples: examples.slice(at, at + shape.rows) });
     }
   }
-  return plans;
+  return portions;
 }
 
 /** Where every example of a window begins. */
@@ -104,30 +104,30 @@ function starts(lengths: Uint32Array): Float64Array {
   return result;
 }
 
-/** Positions of a plan, and how many of them are real. */
+/** Positions of a portion, and how many of them are real. */
 function sizeOf(
   { sourceLengths, targetLengths }: ExampleWindow,
-  { shape: { rows, length, target }, examples }: PairPlan,
+  { shape: { rows, length, target }, examples }: Portion,
 ): { padded: number; real: number } {
   const real = examples.reduce((sum, i) => sum + sourceLengths[i] + targetLengths[i], 0);
   return { padded: rows * (length + target), real };
 }
 
-/** A slice of a plan's rows. Slices of one shape are of one shape, too. */
-function sliced({ shape, examples }: PairPlan, part: number, parts: number) {
+/** A slice of a portion's rows. Slices of one shape are of one shape, too. */
+function sliced({ shape, examples }: Portion, part: number, parts: number) {
   const { first, count } = rowsOfSlice(shape.rows, { part, parts });
-  const plan: PairPlan = {
+  const portion: Portion = {
     shape: { ...shape, rows: count },
     examples: examples.slice(first, first + count),
   };
-  return { first, plan };
+  return { first, portion };
 }
 
 /** Lays examples out for `seq2seq`: padded on the right, the decoder's input one behind the targets. */
 function layOut(
   window: ExampleWindow,
   at: Offsets,
-  { shape, examples }: PairPlan,
+  { shape, examples }: Portion,
   { pad, start }: SpecialIds,
 ): PreparedBatch {
   const { rows, length, target } = shape;
@@ -166,11 +166,11 @@ export function layOutWindow(
   const at = offsetsOf(window);
   const share: Numbered<PreparedBatch>[] = [];
   let sequence = 0;
-  for (const [micro, plan] of planPairs(window, shapes).entries()) {
+  for (const [micro, portion] of portionsOf(window, shapes).entries()) {
     if (micro % size === rank) {
-      share.push({ batch: layOut(window, at, plan, special), micro, sequence });
+      share.push({ batch: layOut(window, at, portion, special), micro, sequence });
     }
-    sequence += plan.shape.rows;
+    sequence += portion.shape.rows;
   }
   return share;
 }
@@ -225,7 +225,7 @@ export class PairBatcher implements BatchSource {
   readonly #special: SpecialIds;
   readonly #place: RankPlace;
   #state: PairState;
-  #current: { window: ExampleWindow; at: Offsets; plans: PairPlan[] } | undefined;
+  #current: { window: ExampleWindow; at: Offsets; portions: Portion[] } | undefined;
   #padded = 0;
   #real = 0;
 
@@ -271,21 +271,21 @@ export class PairBatcher implements BatchSource {
     const { rank, size } = this.#place;
     const share: Share<PreparedBatch> = { batches: [], micros: 0, rows: 0, tokens: 0 };
     for (let examples = 0; examples < this.#batchSize;) {
-      const { window, at, plans } = this.#current ??= await this.#open(true);
-      const plan = plans[this.#state.batch];
-      if (plan) {
-        const { first, plan: own } = sliced(plan, rank, size);
+      const { window, at, portions } = this.#current ??= await this.#open(true);
+      const portion = portions[this.#state.batch];
+      if (portion) {
+        const { first, portion: own } = sliced(portion, rank, size);
         const batch = layOut(window, at, own, this.#special);
         share.batches.push({ batch, micro: share.micros, sequence: share.rows + first });
-        const { padded, real } = sizeOf(window, plan);
-        examples += plan.examples.length;
+        const { padded, real } = sizeOf(window, portion);
+        examples += portion.examples.length;
         share.micros++;
-        share.rows += plan.shape.rows;
+        share.rows += portion.shape.rows;
         share.tokens += real;
         this.#padded += padded;
         this.#real += real;
       }
-      if (++this.#state.batch >= plans.length) this.#nextWindow();
+      if (++this.#state.batch >= portions.length) this.#nextWindow();
     }
     this.paddingOverhead = this.#padded / this.#real;
     return share;
@@ -313,9 +313,9 @@ export class PairBatcher implements BatchSource {
     const window = await this.#windows.get(epoch, number);
     if (isNew) window.counts.forEach((n, i) => counts[i] += n);
     this.bad.push(...window.bad);
-    const plans = planPairs(window, this.#shapes);
-    shuffle(plans, new Random(key(this.#seed, BATCHES, epoch, number)));
-    return { window, at: offsetsOf(window), plans };
+    const portions = portionsOf(window, this.#shapes);
+    shuffle(portions, new Random(key(this.#seed, BATCHES, epoch, number)));
+    return { window, at: offsetsOf(window), portions };
   }
 
   #nextWindow(): void {

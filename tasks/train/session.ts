@@ -31,7 +31,7 @@ import {
   readMetrics,
 } from "../reports/metrics.ts";
 import { type Output, startProgress } from "../reports/progress.ts";
-import { report } from "../reports/training.ts";
+import { trainingReport } from "../reports/training.ts";
 import { addCounts, type BatchSource, type PreparedBatch, scalarsOf } from "./objective.ts";
 import { loadTokenizer } from "../tokenizer/load.ts";
 import type { Trainer } from "./trainer.ts";
@@ -346,7 +346,7 @@ async function openRecords(
       await metrics.close();
       const name = run.split(/[\\/]/).at(-1)!, { lost } = state;
       const records = await readMetrics(path);
-      const html = await report({ name, config: { ...config }, metrics: records, lost });
+      const html = await trainingReport({ name, config: { ...config }, metrics: records, lost });
       await writeFile(join(run, "report.html"), html);
     },
   };

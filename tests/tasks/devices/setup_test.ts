@@ -2,7 +2,12 @@ import assert from "node:assert/strict";
 import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { distributionsIn, planDriver, planMpi, type System } from "../../../tasks/devices/setup.ts";
+import {
+  distributionsIn,
+  driverInstallation,
+  mpiInstallation,
+  type System,
+} from "../../../tasks/devices/setup.ts";
 
 const linux = (rights: System["rights"], ...distributions: string[]): System => ({
   os: "linux",
@@ -15,15 +20,15 @@ Deno.test("root installs on Debian-like systems by apt-get, others by sudo, or a
   const install = ["install", "-y", "-qq", "--no-install-recommends", ...packages];
   const viaSudo = ["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
   const advice = `apt-get update && apt-get install -y ${packages.join(" ")}`;
-  assert.deepEqual(planDriver(linux("root", "debian")), {
+  assert.deepEqual(driverInstallation(linux("root", "debian")), {
     install: [["apt-get", "update", "-qq"], ["apt-get", ...install]],
     advice: `type: ${advice}`,
   });
-  assert.deepEqual(planDriver(linux("sudo", "mint", "ubuntu")), {
+  assert.deepEqual(driverInstallation(linux("sudo", "mint", "ubuntu")), {
     install: [[...viaSudo, "update", "-qq"], [...viaSudo, ...install]],
     advice: `type: ${advice.replaceAll("apt-get", "sudo apt-get")}`,
   });
-  assert.deepEqual(planDriver(linux("none", "ubuntu", "debian")).install, []);
+  assert.deepEqual(driverInstallation(linux("none", "ubuntu", "debian")).install, []);
 });
 
 Deno.test("on every other system the advice fits, and nothing is run", () => {
@@ -38,7 +43,7 @@ Deno.test("on every other system the advice fits, and nothing is run", () => {
       [{ os: "windows", distributions: [], rights: "none" }, /^Direct3D 12 has one built in/],
     ] as [System, RegExp][]
   ) {
-    const plan = planDriver(system);
+    const plan = driverInstallation(system);
     assert.match(plan.advice, advice);
     assert.deepEqual(plan.install, []);
   }
@@ -46,7 +51,7 @@ Deno.test("on every other system the advice fits, and nothing is run", () => {
 
 Deno.test("MPI comes by the same ways", () => {
   const install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "openmpi-bin"];
-  assert.deepEqual(planMpi(linux("root", "debian")).install[1], install);
+  assert.deepEqual(mpiInstallation(linux("root", "debian")).install[1], install);
   for (
     const [system, advice] of [
       [linux("none", "debian"), /^type: sudo apt-get update && sudo .* openmpi-bin$/],
@@ -54,7 +59,7 @@ Deno.test("MPI comes by the same ways", () => {
       [linux("root"), /^install Open MPI$/],
       [{ os: "darwin", distributions: [], rights: "none" }, /^type: brew install open-mpi$/],
     ] as [System, RegExp][]
-  ) assert.match(planMpi(system).advice, advice);
+  ) assert.match(mpiInstallation(system).advice, advice);
 });
 
 Deno.test("distributions are named by ID and ID_LIKE only", () => {

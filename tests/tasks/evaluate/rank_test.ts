@@ -6,7 +6,7 @@ import { SPECIAL } from "../../../models/config.ts";
 import type { LoadedModel } from "../../../tasks/checkpoints/model.ts";
 import { runWorkers } from "../../../tasks/parallel/workers.ts";
 import { bestOf, rank, Ranker } from "../../../tasks/evaluate/rank.ts";
-import { planRanking, type RankRequest } from "../../../tasks/evaluate/rank_batches.ts";
+import { groupRequests, type RankRequest } from "../../../tasks/evaluate/rank_batches.ts";
 import { cpuTest, openTestDevice } from "../../device.ts";
 import { modelOn, requestsLike } from "../random_model.ts";
 import type { ScoreArgs, Scores } from "./score_rank.ts";
@@ -14,7 +14,7 @@ import type { ScoreArgs, Scores } from "./score_rank.ts";
 const LIMITS = { maxSource: 512, batchTokens: 2048 };
 
 function overheadOf(requests: RankRequest[], batchTokens: number): number {
-  const plan = planRanking(requests, { ...LIMITS, batchTokens });
+  const plan = groupRequests(requests, { ...LIMITS, batchTokens });
   assert.deepEqual(plan.flatMap((b) => b.requests).toSorted((a, b) => a - b), [...requests.keys()]);
   const padded = plan.reduce(
     (sum, { shape: s }) => sum + s.rows * (s.length + s.choices),
@@ -48,7 +48,7 @@ Deno.test("a plan holds every request once, in shapes that fit it, whatever the 
     ...requestsLike(5, 3, [9, 2], [3, 1]),
   ];
   for (const batchSize of [undefined, 1, 3, 16]) {
-    const plan = planRanking(requests, { ...LIMITS, batchSize });
+    const plan = groupRequests(requests, { ...LIMITS, batchSize });
     const seen = plan.flatMap((b) => b.requests);
     assert.deepEqual(seen.toSorted((a, b) => a - b), [...requests.keys()]);
     for (const { shape, requests: members } of plan) {
@@ -70,7 +70,9 @@ Deno.test("templates of a dataset share shapes", () => {
     const requests = requestsLike(277, 2, [95 + words, 45], [2, 0]);
     const before = known.size;
     const limits = { ...LIMITS, known: (shape: RankShape) => known.has(JSON.stringify(shape)) };
-    for (const { shape } of planRanking(requests, limits)) known.set(JSON.stringify(shape), shape);
+    for (const { shape } of groupRequests(requests, limits)) {
+      known.set(JSON.stringify(shape), shape);
+    }
     return known.size - before;
   });
   assert.ok(fresh[0] <= 12 && fresh[1] <= 4 && fresh[2] <= 4, fresh.join(", "));

@@ -17,7 +17,7 @@ import {
   MixtureOrder,
   resolveMixture,
 } from "../../../tasks/prompts/mixture.ts";
-import { planPairs } from "../../../tasks/train/pair_batches.ts";
+import { portionsOf } from "../../../tasks/train/pair_batches.ts";
 import { Tokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../../tasks/tokenizer/train_bpe.ts";
 
@@ -236,7 +236,11 @@ Deno.test("micro-batches hold every example once, each in the smallest shape tha
     counts: new Uint32Array(COUNTS.length),
     bad: [],
   };
-  const plans = planPairs(window, { sources: [16, 32, 48], targets: [8, 16], microBatch: 128 });
+  const plans = portionsOf(window, {
+    sources: [16, 32, 48],
+    targets: [8, 16],
+    microBatch: 128,
+  });
   assert.deepEqual(
     plans.flatMap((p) => p.examples).toSorted((a, b) => a - b),
     [...sourceLengths.keys()],

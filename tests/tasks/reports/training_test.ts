@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { MetricRecord } from "../../../tasks/reports/metrics.ts";
-import { report } from "../../../tasks/reports/training.ts";
+import { trainingReport } from "../../../tasks/reports/training.ts";
 
 const CONFIG = { preset: "tiny", objective: "metro", text: ["a & b.txt", "<c>"], seed: 1 };
 
@@ -40,7 +40,7 @@ Deno.test({
   name: "a report has a drawing, with words for it, of every figure that was measured",
   permissions: "none",
   async fn() {
-    const page = await report({ name: "first", config: CONFIG, metrics: metroRun(300) });
+    const page = await trainingReport({ name: "first", config: CONFIG, metrics: metroRun(300) });
     const drawn = labels(page);
     assert.deepEqual(drawn.map((label) => label.split(" over ")[0]), [
       ...["Loss", "MLM loss", "RTD loss", "CLM loss", "MLM accuracy", "RTD", "CLM accuracy"],
@@ -58,7 +58,7 @@ Deno.test({
 });
 
 Deno.test("charts of figures that a run does not have are left out", async () => {
-  const page = await report({ name: "t5", config: {}, metrics: t5Run });
+  const page = await trainingReport({ name: "t5", config: {}, metrics: t5Run });
   assert.deepEqual(labels(page), [
     "Loss over updates 1 to 2: train from 9.000 to 8.000.",
     "Accuracy over updates 1 to 2: train from 1.0% to 2.0%.",
@@ -68,38 +68,38 @@ Deno.test("charts of figures that a run does not have are left out", async () =>
 Deno.test("figures that are no numbers stand as dashes, and are not drawn", async () => {
   const none = { rtdRecall: 0, rtdPrecision: null, gradNorm: NaN };
   const metrics = [1, 2].map((update): MetricRecord => ({ kind: "train", update, ...none }));
-  const page = await report({ name: "early", config: CONFIG, metrics });
+  const page = await trainingReport({ name: "early", config: CONFIG, metrics });
   assert.deepEqual(labels(page), ["RTD over updates 1 to 2: train from 0.0% to 0.0%."]);
   assert.match(page, /<th scope="row">RTD precision<\/th><td>–<\/td><td>–<\/td>/);
   assert.doesNotMatch(page, /NaN|Infinity|null/);
 });
 
 Deno.test("a report needs nothing else: no script, no network", async () => {
-  const page = await report({ name: "first", config: CONFIG, metrics: metroRun(20) });
+  const page = await trainingReport({ name: "first", config: CONFIG, metrics: metroRun(20) });
   const references = page.replaceAll(/xmlns(:xlink)?="[^"]*"/g, "");
   assert.doesNotMatch(references, /<script|<link|<img|https?:|url\(|@import|href=/);
 });
 
 Deno.test("a report's size does not grow with the run", async () => {
   const metrics = metroRun(20_000);
-  const page = await report({ name: "long", config: CONFIG, metrics });
+  const page = await trainingReport({ name: "long", config: CONFIG, metrics });
   assert.ok(page.length < 600_000, `${page.length} characters`);
 });
 
 Deno.test("the same run gives the same report", async () => {
   const run = { name: "first", config: CONFIG, metrics: metroRun(200) };
-  assert.equal(await report(run), await report(run));
+  assert.equal(await trainingReport(run), await trainingReport(run));
 });
 
 Deno.test("names and values from outside are escaped", async () => {
   const config = { ...CONFIG, tokenizer: '"><script>alert(1)</script>' };
-  const page = await report({ name: "<b>&", config, metrics: [] });
+  const page = await trainingReport({ name: "<b>&", config, metrics: [] });
   assert.match(page, /<title>METRO-T0 run &lt;b&gt;&amp;<\/title>/);
   assert.match(page, /a &amp; b\.txt, &lt;c&gt;/);
   assert.doesNotMatch(page, /<script|<b>/);
 });
 
 Deno.test("a run that has measured nothing yet has a report all the same", async () => {
-  const page = await report({ name: "new", config: CONFIG, metrics: [] });
+  const page = await trainingReport({ name: "new", config: CONFIG, metrics: [] });
   assert.match(page, /No figures yet/);
 });
