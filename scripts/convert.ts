@@ -66,10 +66,11 @@ const PAGE = {
 await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
-  const { run, model, tokenizer, relativeMaxDistance, pretrained = false, out } = flags;
+  const { run, model, tokenizer, pretrained = false, out } = flags;
+  const { relativeMaxDistance, allowNonfinite } = flags;
   if (out === undefined) throw new UserError("expected --out FOLDER: where to write");
   if (tokenizer !== undefined) {
-    if (run !== undefined || model !== undefined || relativeMaxDistance !== undefined) {
+    if ([run, model, relativeMaxDistance, allowNonfinite].some((flag) => flag !== undefined)) {
       throw new UserError("--tokenizer: stands alone; a model is converted with its tokenizer");
     }
     const { rows, sentinels } = await convertTokenizer(tokenizer, out);
@@ -78,6 +79,9 @@ await main(async () => {
   }
   checkModelFlags(flags);
   const source = run === undefined ? model! : await finetunedRun(run, pretrained);
-  const { parameters, tensors } = await convertModel(source, out, { relativeMaxDistance });
+  const { parameters, tensors } = await convertModel(source, out, {
+    relativeMaxDistance,
+    allowNonfinite,
+  });
   console.log(`${source} to ${out}: ${millions(parameters)} parameters in ${tensors} tensors`);
 });

@@ -109,7 +109,7 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const { adapter, threads, relativeMaxDistance, timeout } = flags;
+  const { adapter, threads, relativeMaxDistance, allowNonfinite, timeout } = flags;
   const devices = parseDevices(flags.devices);
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
@@ -138,7 +138,7 @@ await main(async () => {
     limit,
     batches,
   };
-  const evaluation = await evaluateOnDevices({ ...job, relativeMaxDistance }, {
+  const evaluation = await evaluateOnDevices({ ...job, relativeMaxDistance, allowNonfinite }, {
     devices,
     adapter,
     threads,

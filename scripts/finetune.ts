@@ -48,14 +48,24 @@ await main(async () => {
   }
   const flags = { ...defaults(FINETUNE_COMMAND), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const { run, model, relativeMaxDistance, out, resume, workers, devices, ...others } = flags;
+  const {
+    run,
+    model,
+    relativeMaxDistance,
+    allowNonfinite,
+    out,
+    resume,
+    workers,
+    devices,
+    ...others
+  } = flags;
   const { adapter, threads, timeout, retries, requeue, ...given } = others;
   const data = join(import.meta.dirname!, "..", "data");
   const interrupted = interruption("saving a checkpoint");
   const settings = {
     run,
     model,
-    modelOptions: { relativeMaxDistance },
+    modelOptions: { relativeMaxDistance, allowNonfinite },
     out,
     resume: resumeOf({ resume, requeue }),
     given,

@@ -134,7 +134,8 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
   checkModelFlags(flags);
-  const { run, model: named, relativeMaxDistance, pretrained = false, words, ...others } = flags;
+  const { run, model: named, relativeMaxDistance, allowNonfinite, ...rest } = flags;
+  const { pretrained = false, words, ...others } = rest;
   const { adapter, threads, ...options } = others;
   for (const [flag, strategy] of Object.entries(BELONGS_TO)) {
     if (flag in options && options.strategy !== strategy) {
@@ -143,7 +144,7 @@ await main(async () => {
   }
   const chosen = run === undefined ? named! : await finetunedRun(run, pretrained);
   const device = await openAlone({ adapter, threads });
-  const model = await loadModel(device, chosen, { relativeMaxDistance });
+  const model = await loadModel(device, chosen, { relativeMaxDistance, allowNonfinite });
   // A file gets the text as it is; a terminal would act on an escape sequence.
   const shown = Deno.stdout.isTerminal() ? printableText : String;
   const answer = async (prompt: string) => {

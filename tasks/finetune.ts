@@ -221,8 +221,10 @@ async function newRun(job: FinetuneJob): Promise<Begun> {
       "--data and --templates: expected folders of rows and of templates, got none",
     );
   }
-  const model =
-    await (job.run === undefined ? readModel(from, job.modelOptions) : readRunModel(job.run));
+  const { allowNonfinite } = job.modelOptions ?? {};
+  const model = job.run === undefined
+    ? await readModel(from, job.modelOptions)
+    : { ...await readRunModel(job.run), allowNonfinite };
   const base = { from, model, sampleData: sample.data, sampleTemplates: sample.templates };
   const config = resolveFinetune(given, base);
   const name = nameOf(config);

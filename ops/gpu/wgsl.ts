@@ -79,7 +79,8 @@ const INFIX: Partial<Record<Expression["op"], string>> = {
  *
  * const site = { width: 4, flat: "i", prefix: "v", param: () => "P.n" } as const;
  * const relu = x.max(x.argument(0, "f32"), x.literal(0));
- * assert.equal(printExpression(relu, ["a"], site).value, "max(a, vec4f(0.0))");
+ * const { value } = printExpression(relu, ["a"], site);
+ * assert.equal(value, "select(a, vec4f(0.0), a < vec4f(0.0))");
  * ```
  */
 export function printExpression(
@@ -155,7 +156,9 @@ function operation(e: Expression, texts: readonly string[], width: 1 | 4): strin
       return `${wgslType("f32", width)}(${texts[0]})`;
     case "select":
       return `select(${texts[2]}, ${texts[1]}, ${texts[0]})`;
-    default: // max, abs, sqrt, exp, log: WGSL's own names
+    case "max": // WGSL's own may take NaN for the lower number, and hide that there is one
+      return `select(${texts[0]}, ${texts[1]}, ${texts[0]} < ${texts[1]})`;
+    default: // abs, sqrt, exp, log: WGSL's own names
       return `${e.op}(${texts.join(", ")})`;
   }
 }

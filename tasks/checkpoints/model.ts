@@ -36,6 +36,7 @@ import {
   type FoundParameter,
   hasOwnHead,
   loadParameters,
+  soundWeights,
 } from "./parameters.ts";
 import { defaults, validate } from "../command/options.ts";
 import type { FinetunedModel } from "../config/finetune.ts";
@@ -67,6 +68,8 @@ export interface LoadedModel {
   name: string;
   /** Datasets that it was finetuned on, as far as is known. */
   trainedOn: readonly string[];
+  /** Whether scores and answers may come of numbers that are not finite; else they are refused. */
+  allowNonfinite?: boolean;
   /** Frees the weights; the device stays open, unless `loadModel` has opened it. */
   destroy(): void;
 }
@@ -86,6 +89,8 @@ export interface ModelOptions {
    * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.
    */
   relativeMaxDistance?: number;
+  /** Take weights that are not all finite numbers, and what is computed with them; refused unless given. */
+  allowNonfinite?: boolean;
 }
 
 /** What a folder says about its model, without the weights. */
@@ -104,6 +109,8 @@ export interface RunModel {
   finetuned?: FinetunedModel;
   /** Whether it is no run, but a model as those on the Hub are. */
   released: boolean;
+  /** Whether its weights need not be finite numbers. */
+  allowNonfinite?: boolean;
 }
 
 /**
@@ -219,9 +226,11 @@ function checkedConfig(path: string, config: ModelConfig): ModelConfig {
 export async function readModel(source: string, options: ModelOptions = {}): Promise<RunModel> {
   const folder = await resolveModel(source, options);
   const otherwise = "expected a run or a model, but there is no config.json in it";
-  const json = await readConfig(folder, otherwise);
-  if (isReleased(json)) return await readReleased(folder, json, options);
-  if (options.relativeMaxDistance === undefined) return await readRunModel(folder);
+  const json = await readConfig(folder, otherwise), { allowNonfinite } = options;
+  if (isReleased(json)) return { ...await readReleased(folder, json, options), allowNonfinite };
+  if (options.relativeMaxDistance === undefined) {
+    return { ...await readRunModel(folder), allowNonfinite };
+  }
   throw new UserError(
     `relativeMaxDistance: ${source} is a run, whose config.json says what it is; leave it out`,
   );
@@ -339,7 +348,7 @@ async function openModelWeights({ folder, released }: ModelFiles): Promise<Weigh
 }
 
 /** What of a model leads to its weights. */
-export type ModelFiles = Pick<RunModel, "folder" | "config" | "released">;
+export type ModelFiles = Pick<RunModel, "folder" | "config" | "released" | "allowNonfinite">;
 
 /**
  * Reads a model's weights into device memory.
@@ -362,7 +371,7 @@ export async function readModelWeights(
  * Opens a model's weights while they are used.
  *
  * @param use gets the weights, and what {@link findParameters} found among them
- * @throws {UserError} if the weights are not those of the model
+ * @throws {UserError} if the weights are not those of the model, or not finite numbers
  */
 export async function withParameters<T>(
   model: ModelFiles,
@@ -373,7 +382,8 @@ export async function withParameters<T>(
   try {
     // A run's weights are named as in the reference.
     const schemes: Scheme[] = model.released ? ["release", "reference"] : ["reference"];
-    return await use(weights, await findParameters(weights, model.config, parts, schemes));
+    const found = await findParameters(weights, model.config, parts, schemes);
+    return await use(model.allowNonfinite ? weights : soundWeights(weights), found);
   } finally {
     await weights.close();
   }
@@ -476,6 +486,7 @@ async function loadOnto(
     maxTarget: Math.min(finetuned?.targetLength ?? 256, positions),
     name: source,
     trainedOn: finetuned?.datasets ?? [],
+    allowNonfinite: options?.allowNonfinite,
     destroy: () => parameters.destroy(),
   };
 }

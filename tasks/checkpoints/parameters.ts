@@ -60,6 +60,49 @@ export function checkpointWeights(file: string, tensors: Tensors): Weights {
 }
 
 /**
+ * Weights of which every number that is read is finite: what is computed with others means nothing.
+ *
+ * @returns the same weights, whose reading throws a `UserError` that names the file and the tensor
+ */
+export function soundWeights(weights: Weights): Weights {
+  const where = whereOf(weights);
+  const faultOf = (name: string, values: Float32Array, first: number) => {
+    // Only what is no finite number differs from itself by something else than 0.
+    const at = values.findIndex((x) => x - x !== 0);
+    return at < 0 ? undefined : new UserError(
+      `${where}: tensor ${shown(name)}: value ${first + at} is ${
+        values[at]
+      }, expected finite numbers; ` +
+        "take a sound copy, or go on with --allow-nonfinite",
+    );
+  };
+  return {
+    ...weights,
+    async read(name) {
+      const values = await weights.read(name), fault = faultOf(name, values, 0);
+      if (fault) throw fault;
+      return values;
+    },
+    async readInto(name, write, options) {
+      let fault: UserError | undefined;
+      const checked = (part: Float32Array, first: number) => {
+        fault = faultOf(name, part, first);
+        if (fault) throw fault;
+        return write(part, first);
+      };
+      // Whoever reads says where, too.
+      await weights.readInto(name, checked, options).catch((error) => {
+        throw fault ?? error;
+      });
+    },
+  };
+}
+
+function whereOf({ files }: Weights): string {
+  return files.length === 1 ? files[0] : dirname(files[0]);
+}
+
+/**
  * Finds the parameters of a model among weights. Every tensor must have a name that the model knows and
  * the right shape, every parameter must be there, and where a file holds the token table several times,
  * the copies must be equal.
@@ -90,7 +133,7 @@ export async function findParameters(
   parts: readonly Part[],
   schemes: readonly Scheme[],
 ): Promise<Map<string, FoundParameter>> {
-  const where = weights.files.length === 1 ? weights.files[0] : dirname(weights.files[0]);
+  const where = whereOf(weights);
   const scheme = likeliestScheme(weights, model, parts, schemes);
   const ours = ourNames(model, scheme, parts), foreign = foreignNames(model, scheme, parts);
   const there = new Map<string, string[]>();

@@ -19,7 +19,7 @@ import { anything, expectFields, fields, whole } from "../files/fields.ts";
 import { readJson } from "../files/json.ts";
 import { expectSeal, sealed } from "../files/seal.ts";
 import { expectSettings } from "./own_files.ts";
-import { checkpointWeights, findParameters } from "./parameters.ts";
+import { checkpointWeights, findParameters, soundWeights } from "./parameters.ts";
 import {
   isOptimizerFile,
   type Moments,
@@ -217,7 +217,7 @@ export async function restoreRun<State extends { update: number }>(
     if (weights.metadata.config !== undefined && seal === undefined) {
       throw new UserError(`${join(run, "training.json")}: has no sha256 any more; ${COPY}`);
     }
-    const file = checkpointWeights(weights.path, weights);
+    const file = soundWeights(checkpointWeights(weights.path, weights));
     const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
     for (const [parameter, { name, transposed }] of found) {
       alive();

@@ -24,6 +24,13 @@ export const MODEL_FLAGS = describe({
       "With --model: distance from which all relative positions share a bucket. Default: what " +
       "its config.json says, 128 for METRO-T0 large++, which may have been trained with 256.",
   },
+  allowNonfinite: {
+    type: "boolean",
+    default: false,
+    help:
+      "Take weights that hold NaN or infinity, and what is computed with them. Else they are an error " +
+      "that names the tensor.",
+  },
 });
 
 /**

@@ -179,7 +179,7 @@ export class Ranker {
    *
    * @returns one array per request, one number per choice, in order; independent of batches to rounding,
    * and of the number of ranks to the bit
-   * @throws {UserError} if the ranks' requests are not the same
+   * @throws {UserError} if a score is no finite number, or the ranks' requests are not the same
    */
   async scores(requests: readonly RankRequest[]): Promise<Float64Array[]> {
     const scores = requests.map(({ choices }) => new Float64Array(choices.length));
@@ -189,6 +189,7 @@ export class Ranker {
     const complete = Promise.all([submitted, this.#complete]).then(async ([{ read }]) => {
       await read;
       await putTogether(this.#group, requests, scores);
+      if (!this.#model.allowNonfinite) expectFinite(scores);
     });
     this.#complete = complete.catch(() => {});
     await complete;
@@ -317,6 +318,20 @@ export class Ranker {
       state: parameters,
       workspace: this.#workspace,
     });
+  }
+}
+
+/** A score that is no number would be taken for the lowest. */
+function expectFinite(scores: readonly Float64Array[]): void {
+  for (const [prompt, some] of scores.entries()) {
+    const choice = some.findIndex((score) => !Number.isFinite(score));
+    if (choice < 0) continue;
+    throw new UserError(
+      `prompt ${prompt + 1}, choice ${choice + 1}: its log-probability is ${
+        some[choice]
+      }, expected a finite ` +
+        "number; the model's values are out of range (--allow-nonfinite goes on)",
+    );
   }
 }
 

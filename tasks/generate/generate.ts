@@ -40,7 +40,7 @@ export type Strategy = typeof STRATEGIES[number];
 /** A model that can generate: what `loadModel` returns, or the part of it that is needed here. */
 export type GenerationModel = Pick<
   LoadedModel,
-  "device" | "config" | "parameters" | "tokenizer" | "start" | "maxSource"
+  "device" | "config" | "parameters" | "tokenizer" | "start" | "maxSource" | "allowNonfinite"
 >;
 
 /** How to generate. */
@@ -159,7 +159,7 @@ export class Generator {
    * Answers prompts. An answer depends on its prompt and, where it is sampled, on the prompt's number.
    *
    * @returns in the order of the prompts
-   * @throws {UserError} an empty prompt, or an option out of its range
+   * @throws {UserError} an empty prompt, an option out of its range, or probabilities that are no numbers
    */
   async generate(
     prompts: readonly string[],
@@ -248,9 +248,9 @@ export class Generator {
     settings: Settings,
     onIds?: (ids: readonly number[], prompt: number) => void,
   ): Promise<GeneratedIds[]> {
-    const { config, start } = this.#model, pad = neverWritten(config) ?? -1;
+    const { config, start, allowNonfinite } = this.#model, pad = neverWritten(config) ?? -1;
     const { strategy, maxTokens, beams, lengthPenalty, seed } = settings;
-    const limits = { end: specialIds(config).eos, pad, maxTokens };
+    const limits = { end: specialIds(config).eos, pad, maxTokens, allowNonfinite };
     if (strategy === "beam") {
       const searches = prompts.map(() => new Beams(limits, beams, lengthPenalty));
       return runSearches(decoder, source, searches, start);

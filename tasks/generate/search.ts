@@ -4,6 +4,7 @@
  * @module
  */
 
+import { UserError } from "../../ops/graph/errors.ts";
 import type { Random } from "../../ops/graph/random.ts";
 import type { Decoder, GreedyDecoder } from "./decoder.ts";
 
@@ -23,6 +24,8 @@ export interface SearchLimits {
   pad: number;
   /** Most tokens. */
   maxTokens: number;
+  /** Whether log-probabilities need not be finite numbers. */
+  allowNonfinite?: boolean;
 }
 
 /** The search for one prompt's tokens, in one or more rows of a decoder. */
@@ -148,6 +151,7 @@ export class Chain implements Search {
 
   /** Appends a token that was chosen elsewhere. */
   push(id: number, logProb: number): void {
+    expectFinite(logProb, this.#limits);
     this.#ids.push(id);
     this.#score += logProb;
     this.#onIds?.(this.#ids);
@@ -241,6 +245,7 @@ export class Beams implements Search {
     for (const [row, { score: before }] of this.#live.entries()) {
       const own = logits.subarray(row * vocabulary, (row + 1) * vocabulary);
       const base = before - logSumExp(own);
+      expectFinite(base, this.#limits);
       for (let id = 0; id < vocabulary; id++) {
         const score = base + own[id];
         if (id === this.#limits.pad || (best.length === count && score <= best[count - 1].score)) {
@@ -266,6 +271,15 @@ export class Beams implements Search {
     this.#pool.splice(place < 0 ? this.#pool.length : place, 0, { ...text, rank });
     if (this.#pool.length > this.#beams) this.#pool.pop();
   }
+}
+
+/** Of logits that are no numbers, some token is the best one all the same. */
+function expectFinite(logProb: number, { allowNonfinite }: SearchLimits): void {
+  if (allowNonfinite || Number.isFinite(logProb)) return;
+  throw new UserError(
+    `the log-probability of a token is ${logProb}, expected a finite number; the model's values are out of ` +
+      "range (--allow-nonfinite goes on)",
+  );
 }
 
 /** The most probable token but padding (−1: of all); the first of equals. */

@@ -30,18 +30,22 @@ import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
  * ```
  */
 export async function evaluateOnDevices(
-  { relativeMaxDistance, ...job }:
+  { relativeMaxDistance, allowNonfinite, ...job }:
     & Omit<EvaluateJob, "model" | "group" | "interrupted" | "output">
     & {
       /** See `ModelOptions`. */
       relativeMaxDistance?: number;
+      /** See `ModelOptions`. */
+      allowNonfinite?: boolean;
     },
   options: DevicesOptions = {},
 ): Promise<Evaluation> {
   const { ranks, adapter, threads, timeout, interrupted, output } = completed(options);
   // Too few devices are better known before a model is downloaded.
   const placement = await prepareAdapters({ ranks, adapter, threads });
-  const run = await resolveModel(job.run), name = job.run, reading = { relativeMaxDistance };
+  const run = await resolveModel(job.run),
+    name = job.run,
+    reading = { relativeMaxDistance, allowNonfinite };
   const size = placement.environment.length;
   if (size > 1) {
     output.write(`${name} on ${size} devices\n`);
@@ -69,7 +73,7 @@ export interface EvaluateArgs {
   /** What the model is called in the results. */
   name: string;
   /** How to read the model. */
-  options: Pick<ModelOptions, "relativeMaxDistance">;
+  options: Pick<ModelOptions, "relativeMaxDistance" | "allowNonfinite">;
   /** Where the ranks compute, and with it how many there are. */
   placement: WorkerPlacement;
 }
