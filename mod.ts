@@ -34,6 +34,7 @@ export {
   generate,
   type GenerateOptions,
   Generator,
+  listCorpus,
   type LoadedModel,
   loadModel,
   loadTokenizer,

@@ -19,10 +19,17 @@ import { percentText } from "./command/number_text.ts";
 import { printable } from "./command/printable.ts";
 import { alone, type Communicator } from "./parallel/communicator.ts";
 import { Template } from "./prompts/template.ts";
-import { taskName } from "./prompts/templates.ts";
+import { rowText } from "./rows/mod.ts";
 import { bestOf, Ranker, type RankerOptions } from "./evaluate/rank.ts";
 import { type RankRequest } from "./evaluate/rank_batches.ts";
-import { type Evaluation, finished, type TemplateResult, writeResult } from "./evaluate/results.ts";
+import {
+  type Asked,
+  type Evaluation,
+  finished,
+  resultNames,
+  type TemplateResult,
+  writeResult,
+} from "./evaluate/results.ts";
 import { exists } from "./files/write.ts";
 import { openWeights } from "./files/weights.ts";
 import {
@@ -110,6 +117,11 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
   const weights = await weightsOf(job.run, model.config);
   const ranker = new Ranker(model, { ...job.batches, group });
   const results: TemplateResult[] = [], bad: string[] = [];
+  const asked = tasks.flatMap((task) =>
+    task.templates.map(({ name }): Asked => ({ dataset: nameOf(task), template: name }))
+  );
+  const names = leads ? await resultNames(out, asked) : [];
+  let number = 0;
   let host = 0, total = 0;
   try {
     for (const task of tasks) {
@@ -119,7 +131,7 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
       );
       for (const template of task.templates) {
         group.alive(`${task.column}, template '${template.name}'`);
-        const name = taskName(nameOf(task), template.name);
+        const name = names[number++];
         const settings = settingsOf(job, task, template, rows, weights);
         const earlier = leads ? await finished(out, name, { settings }) : undefined;
         const stop = job.interrupted?.aborted ?? false;
@@ -235,7 +247,7 @@ function settingsOf(
     answerChoices,
   ];
   const digest = createHash("sha256").update(JSON.stringify(parts));
-  for (const { row } of rows) digest.update(JSON.stringify(row));
+  for (const { row } of rows) digest.update(rowText(row));
   return digest.digest("hex").slice(0, 16);
 }
 

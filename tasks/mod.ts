@@ -50,6 +50,7 @@ export { encodePrompt, encodeTarget } from "./prompts/ids.ts";
 export { mixtureDatasets, T0_EVAL, type TrainDataset } from "./prompts/t0.ts";
 export { Template, type TemplateSource } from "./prompts/template.ts";
 export { openTemplates, type Templates } from "./prompts/templates.ts";
+export { type CorpusFile, listCorpus } from "./text/corpus.ts";
 export { type Row } from "./rows/row.ts";
 export { readRows } from "./rows/stream.ts";
 export { type Evaluation, readResults, type TemplateResult } from "./evaluate/results.ts";

@@ -146,17 +146,14 @@ export class Ranker {
   }
 
   /**
-   * The ids of a prompt and its choices, cut to the model's lengths.
+   * The ids of a prompt and its choices, cut to the model's lengths. A blank choice is the end token alone.
    *
-   * @throws {UserError} for an empty prompt, an empty choice, or no choice
+   * @throws {UserError} for an empty prompt, or no choice
    */
   request(prompt: string, choices: readonly string[]): RankRequest {
     const { tokenizer, maxSource } = this.#model;
     if (prompt.trim() === "") throw new UserError("expected a prompt, got an empty text");
     if (choices.length === 0) throw new UserError("expected choices to rank, got none");
-    for (const [i, choice] of choices.entries()) {
-      if (choice.trim() === "") throw new UserError(`choice ${i + 1}: expected a text, got none`);
-    }
     return {
       source: encodePrompt(tokenizer, prompt, maxSource),
       choices: choices.map((choice) => this.#choice(choice)),

@@ -3,10 +3,12 @@
  *
  * @module
  */
-import { readdir, readFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { writeFile } from "../files/write.ts";
+import { isFolder, namesIn, readText } from "../files/read.ts";
+import { exists, writeFile } from "../files/write.ts";
+import { taskName } from "../prompts/templates.ts";
 
 /** What an evaluation did. */
 export interface Evaluation {
@@ -96,6 +98,70 @@ export async function writeResult(
   await writeFile(fileOf(folder, taskName), JSON.stringify(result, null, 4) + "\n");
 }
 
+/** What a result answers. */
+export interface Asked {
+  /** The dataset, with its config: `super_glue/copa`. */
+  dataset: string;
+  /** The template, as promptsource calls it. */
+  template: string;
+}
+
+/** Longer names do not fit all file systems. Bytes. */
+const MAX_NAME = 200;
+
+/**
+ * The names of result files, without `.json`. As METRO names them: where this would give two templates the
+ * same file, also of a file system that does not tell capitals, or a name that is too long, a checksum
+ * of both names is added.
+ *
+ * @param folder where the files are or will be; what another template has written there is not written over
+ *
+ * @example
+ * ```ts
+ * import { resultNames } from "./results.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const asked = ["why?", "what"].map((template) => ({ dataset: "super_glue/copa", template }));
+ * assert.deepEqual(await resultNames("no-such-folder", asked), [
+ *   "super_glue_copa_why_",
+ *   "super_glue_copa_what",
+ * ]);
+ * ```
+ */
+export async function resultNames(folder: string, asked: readonly Asked[]): Promise<string[]> {
+  const fileKey = ({ dataset, template }: Asked) =>
+    taskName(dataset, template).normalize("NFC").toLowerCase();
+  const owners = new Map<string, Set<string>>();
+  for (const one of asked) {
+    const own = owners.get(fileKey(one)) ?? new Set();
+    owners.set(fileKey(one), own.add(JSON.stringify([one.dataset, one.template])));
+  }
+  return await Promise.all(asked.map(async (one) => {
+    const name = taskName(one.dataset, one.template);
+    const isLong = new TextEncoder().encode(name).length > MAX_NAME;
+    const isShared = owners.get(fileKey(one))!.size > 1;
+    return isLong || isShared || await isOthers(folder, name, one) ? distinctName(name, one) : name;
+  }));
+}
+
+/** The beginning of a name, which is at most four bytes a character, and a checksum. */
+function distinctName(name: string, { dataset, template }: Asked): string {
+  const digest = createHash("sha256").update(JSON.stringify([dataset, template])).digest("hex");
+  return `${Array.from(name).slice(0, MAX_NAME / 4).join("")}-${digest.slice(0, 12)}`;
+}
+
+async function isOthers(
+  folder: string,
+  name: string,
+  { dataset, template }: Asked,
+): Promise<boolean> {
+  const result = await readResult(folder, name);
+  if (!result) return false;
+  const config = result.dataset_config_name;
+  const whose = config === null ? result.dataset_name : `${result.dataset_name}/${config}`;
+  return whose !== dataset || result.template_name !== template;
+}
+
 /**
  * Reads the result of one task.
  *
@@ -107,11 +173,7 @@ export async function readResult(
   taskName: string,
 ): Promise<TemplateResult | undefined> {
   const path = fileOf(folder, taskName);
-  const text = await readFile(path, "utf8").catch((error) => {
-    if (error.code === "ENOENT") return undefined;
-    throw error;
-  });
-  return text === undefined ? undefined : parseResult(text, path);
+  return await exists(path) ? parseResult(readText(path), path) : undefined;
 }
 
 /**
@@ -146,16 +208,15 @@ export async function finished(
  * await assert.rejects(readResults("no-such-folder"), /no-such-folder: no such folder/);
  * ```
  */
+// deno-lint-ignore require-await -- what is wrong is a rejection
 export async function readResults(folder: string): Promise<TemplateResult[]> {
-  const names = await readdir(folder).catch((error) => {
-    if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
+  if (!isFolder(folder)) {
     throw new UserError(`${folder}: no such folder; expected one with results of an evaluation`);
-  });
-  const paths = names.filter((name) => name.endsWith(".json")).sort().map((n) => join(folder, n));
+  }
+  const names = namesIn(folder).filter((name) => name.endsWith(".json") && !name.startsWith("."));
+  const paths = names.map((name) => join(folder, name));
   if (paths.length === 0) throw new UserError(`${folder}: holds no results (*.json)`);
-  const results: TemplateResult[] = [];
-  for (const path of paths) results.push(parseResult(await readFile(path, "utf8"), path));
-  return results;
+  return paths.map((path) => parseResult(readText(path), path));
 }
 
 function fileOf(folder: string, taskName: string): string {

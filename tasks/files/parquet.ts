@@ -1,10 +1,15 @@
 /**
  * Reads Parquet files one row group at a time: snappy, gzip, zstd, brotli, lz4 or not compressed.
  *
+ * The library reads headers and plain values. Levels, dictionaries and nesting are read here, so that every
+ * count in a file is checked before memory is taken for it, and every shape of nesting comes out alike.
+ *
  * @module
  */
-import { parquetMetadataAsync, parquetRead, parquetSchema } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import { type FileMetaData, parquetMetadataAsync, parquetSchema } from "hyparquet";
+import { UserError } from "../../ops/graph/errors.ts";
+import { assemble, type Level, type LevelNode, levelsOf, type Shape } from "./parquet_nesting.ts";
+import { readChunk, UnsupportedColumn } from "./parquet_pages.ts";
 import { openRegularSync, readFully } from "./read.ts";
 
 /** A column, or a field inside one: the part of the library's schema that readers here ask for. */
@@ -15,29 +20,41 @@ export interface ParquetField {
   readonly element: {
     /** Its name. */
     readonly name: string;
+    /** Whether it may be null (`OPTIONAL`) or is there any number of times (`REPEATED`). */
+    readonly repetition_type?: string;
     /** How a plain value is stored: `INT64`, `DOUBLE`, `BYTE_ARRAY` and so on. */
     readonly type?: string;
+    /** How many bytes of a `FIXED_LEN_BYTE_ARRAY`. */
+    readonly type_length?: number;
     /** What it means: `LIST`, `MAP`, `DECIMAL`, `UTF8` and so on. */
     readonly converted_type?: string;
-    /** The same in newer files. */
-    readonly logical_type?: { readonly type: string };
+    /** Digits of a decimal that stand behind its point. */
+    readonly scale?: number;
+    /** The same in newer files, with more kinds. */
+    readonly logical_type?: {
+      /** Its name. */
+      readonly type: string;
+      /** Of times: `MILLIS`, `MICROS` or `NANOS`. */
+      readonly unit?: string;
+      /** Of times: whether they are in UTC. */
+      readonly isAdjustedToUTC?: boolean;
+      /** Of integers. */
+      readonly bitWidth?: number;
+      /** Of integers. */
+      readonly isSigned?: boolean;
+      /** Of decimals. */
+      readonly scale?: number;
+    };
   };
 }
 
-/** How values are made from what is stored; what is left out is made as the library does it. */
-export interface ParquetParsers {
-  /** A text. */
-  stringFromBytes?(bytes: Uint8Array | undefined): unknown;
-  /** A value in a column of JSON. */
-  jsonFromBytes?(bytes: Uint8Array | undefined): unknown;
-  /** A date, from the days since 1970. */
-  dateFromDays?(days: number): unknown;
-  /** A time, from the milliseconds since 1970. */
-  timestampFromMilliseconds?(value: bigint): unknown;
-  /** A time, from the microseconds since 1970. */
-  timestampFromMicroseconds?(value: bigint): unknown;
-  /** A time, from the nanoseconds since 1970. */
-  timestampFromNanoseconds?(value: bigint): unknown;
+/** A plain value as it is stored: integers of 64 bits as `bigint`, and so the nanoseconds of an `INT96`. */
+export type Stored = number | bigint | boolean | Uint8Array;
+
+/** What becomes of the values of a file; a missing one is null. */
+export interface ParquetValues extends Shape {
+  /** What makes values of a column of plain values, asked for once each time that it is read. */
+  leaf(field: ParquetField, path: readonly string[]): (value: Stored) => unknown;
 }
 
 /** Consecutive rows that are stored, and read, together. */
@@ -54,21 +71,26 @@ export interface ParquetFile {
   readonly columns: readonly ParquetField[];
   /** The row groups, in the order of the file. */
   readonly groups: readonly RowGroup[];
+  /** What programs have written about the file, by their names. */
+  readonly notes: ReadonlyMap<string, string>;
   /**
-   * The rows of a group, each an array of the values of the named columns, in the order named.
+   * The values of a column in a group of rows, one for each row.
+   *
+   * @throws {UnsupportedColumn} it is stored in a way that cannot be read here
+   * @throws {Error} the file is damaged
    */
-  read(
-    group: RowGroup,
-    columns: readonly string[],
-    parsers: ParquetParsers,
-  ): Promise<unknown[][]>;
+  read(group: RowGroup, column: number, values: ParquetValues): unknown[];
   /** Closes the file; `using` does so too. */
   [Symbol.dispose](): void;
 }
 
+/** More rows than this in one group would not fit into memory, whatever they hold. */
+const MAX_GROUP = 1 << 24;
+const MAX_DEPTH = 100;
+
 /**
- * Opens a Parquet file, for `using`. What the library throws on a damaged file is passed on:
- * only the caller knows how to name the place.
+ * Opens a Parquet file, for `using`. What is thrown on a damaged file is passed on: only the caller knows
+ * how to name the place.
  *
  * @example
  * ```ts
@@ -77,57 +99,85 @@ export interface ParquetFile {
  * import assert from "node:assert/strict";
  *
  * const path = await Deno.makeTempFile({ suffix: ".parquet" });
- * const columnData = [{ name: "text", data: ["a", "b"] }];
+ * const columnData = [{ name: "n", data: [3, 4], type: "INT32" }];
  * await Deno.writeFile(path, new Uint8Array(parquetWriteBuffer({ columnData })));
  * using file = await openParquet(path);
  * assert.deepEqual(file.groups, [{ first: 0, count: 2 }]);
- * assert.deepEqual(await file.read(file.groups[0], ["text"], {}), [["a"], ["b"]]);
+ * const values = { leaf: () => Number, list: Array.from, map: Array.from, struct: Array.from };
+ * assert.deepEqual(file.read(file.groups[0], 0, values), [3, 4]);
  * await Deno.remove(path);
  * ```
  */
 export async function openParquet(path: string): Promise<ParquetFile> {
   const handle = openRegularSync(path);
   try {
-    const file = { byteLength: handle.statSync().size, slice: slicer(handle, path) };
-    const metadata = await parquetMetadataAsync(file);
-    const groups: RowGroup[] = [];
-    let first = 0;
-    for (const { num_rows } of metadata.row_groups) {
-      groups.push({ first, count: Number(num_rows) });
-      first += Number(num_rows);
-    }
-    return {
-      columns: parquetSchema(metadata).children,
-      groups,
-      async read({ first, count }, columns, parsers) {
-        let rows: unknown[][] = [];
-        await parquetRead({
-          file,
-          metadata,
-          columns: [...columns],
-          rowStart: first,
-          rowEnd: first + count,
-          compressors,
-          parsers,
-          onComplete: (complete) => rows = complete,
-        });
-        return rows;
-      },
-      [Symbol.dispose]: () => handle.close(),
+    const byteLength = handle.statSync().size;
+    const slice = (start: number, end: number = byteLength) => {
+      if (!(start >= 0 && end >= start && end <= byteLength)) throw new Error("it is cut off");
+      const bytes = new Uint8Array(end - start);
+      readFully(handle, bytes, start, path);
+      return bytes;
     };
+    const file = { byteLength, slice: (from: number, to?: number) => slice(from, to).buffer };
+    const metadata = await parquetMetadataAsync(file, { geoparquet: false });
+    return opened(metadata, slice, byteLength, () => handle.close());
   } catch (error) {
     handle.close();
     throw error;
   }
 }
 
-function slicer(
-  handle: Deno.FsFile,
-  path: string,
-): (start: number, end?: number) => ArrayBuffer {
-  return (start, end = handle.statSync().size) => {
-    const bytes = new Uint8Array(end - start);
-    readFully(handle, bytes, start, path);
-    return bytes.buffer;
+function opened(
+  metadata: FileMetaData,
+  slice: (start: number, end: number) => Uint8Array<ArrayBuffer>,
+  byteLength: number,
+  close: () => void,
+): ParquetFile {
+  const columns: readonly ParquetField[] = parquetSchema(metadata).children;
+  const nodes = levelsOf(columns, MAX_DEPTH);
+  const leaves = nodes.flatMap((node) => node.leaves);
+  const groups = groupsOf(metadata, leaves);
+  return {
+    columns,
+    groups,
+    notes: new Map(metadata.key_value_metadata?.map(({ key, value }) => [key, value ?? ""])),
+    read(group, column, values) {
+      const chunks = metadata.row_groups[groups.indexOf(group)].columns;
+      const streams = nodes[column].leaves.map((leaf) => {
+        const chunk = chunks[leaf.number];
+        if (!chunk.meta_data || chunk.crypto_metadata) throw new UnsupportedColumn("encrypted");
+        if (chunk.file_path) throw new UnsupportedColumn(`kept in another file`);
+        const convert = values.leaf(leaf.field, leaf.path);
+        return readChunk(leaf, chunk.meta_data, group.count, slice, byteLength, convert);
+      });
+      return assemble(nodes[column], streams, group.count, values);
+    },
+    [Symbol.dispose]: close,
   };
 }
+
+/** The row groups, each of which must have all columns, in the order of the schema. */
+function groupsOf(metadata: FileMetaData, leaves: readonly Level[]): RowGroup[] {
+  const groups: RowGroup[] = [];
+  let first = 0;
+  for (const { num_rows, columns } of metadata.row_groups) {
+    const count = Number(num_rows);
+    if (!(count >= 0)) throw new Error(`a row group of ${num_rows} rows`);
+    if (count > MAX_GROUP) {
+      throw new UserError(
+        `a row group of ${num_rows} rows, and at most ${MAX_GROUP} are read at a time; ` +
+          "write the file with smaller row groups",
+      );
+    }
+    const same = columns.length === leaves.length && leaves.every(({ path }, i) => {
+      const stored = columns[i].meta_data?.path_in_schema;
+      return stored === undefined || path.join("\0") === stored.join("\0");
+    });
+    if (!same) throw new Error("its row groups have other columns than its schema");
+    groups.push({ first, count });
+    first += count;
+  }
+  return groups;
+}
+
+export type { LevelNode };

@@ -48,6 +48,12 @@ export async function narrowTypes(file: string, types: ColumnTypes): Promise<voi
   }
 }
 
+/** The names of a file's columns; none if it is empty. */
+export async function csvFields(file: string): Promise<string[]> {
+  for await (const { fields } of tables(file, () => {})) return fields.map(hubName);
+  return [];
+}
+
 /** The rows of a file, block by block; `types` are those of all the files of the split. */
 export async function* csvRows(
   file: string,

@@ -19,3 +19,4 @@ export {
 export { type ReadRow, readRows } from "./stream.ts";
 export { openRows, type RowReader } from "./random_access.ts";
 export { Float, type Row } from "./row.ts";
+export { rowText } from "./stored.ts";

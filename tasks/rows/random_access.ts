@@ -5,8 +5,10 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { openRegularSync, readFully, regularFile } from "../files/read.ts";
+import { withFields } from "./fields.ts";
 import type { RowIndex, RowPart } from "./row_index.ts";
 import { parseRow, type Row } from "./row.ts";
+import { readRowText } from "./stored.ts";
 
 /** Random access to the rows of a split; about a megabyte of them is in memory. */
 export interface RowReader {
@@ -60,7 +62,7 @@ export function openRows(index: RowIndex): RowReader {
       if (!(Number.isInteger(i) && i >= 0 && i < index.count)) {
         throw new RangeError(`row ${i}: ${name} has ${index.count} rows`);
       }
-      return parts[lastAt(index.parts, i)].read(i);
+      return withFields(parts[lastAt(index.parts, i)].read(i), index.fields);
     },
     close,
   };
@@ -87,7 +89,8 @@ interface OpenPart {
 const NEWLINE = 10;
 const decoder = new TextDecoder();
 
-function openPart({ path, offsets, count, firstRow, size, modified }: RowPart): OpenPart {
+function openPart(part: RowPart): OpenPart {
+  const { path, offsets, count, firstRow, size, modified, converted } = part;
   const rows = new PagedFile(path, 1 << 14, 64);
   let starts: PagedFile;
   try {
@@ -111,7 +114,11 @@ function openPart({ path, offsets, count, firstRow, size, modified }: RowPart): 
       const bytes = rows.read(start, view.getFloat64(8, true) - start);
       const end = bytes.indexOf(NEWLINE);
       const text = decoder.decode(end < 0 ? bytes : bytes.subarray(0, end));
-      return parseRow(text, `${path} (changed since it was indexed?)`);
+      try {
+        return converted ? readRowText(text) : parseRow(text, path);
+      } catch {
+        throw changed(path);
+      }
     },
     close() {
       starts.close();

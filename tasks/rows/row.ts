@@ -3,16 +3,15 @@
  *
  * @module
  */
+import { parsePythonJson } from "../files/json.ts";
 import { PyFloat } from "../jinja/values.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 
 /**
  * One row in the Hub's field names. Values are strings, numbers, booleans, null, {@link Float},
- * arrays, and objects of these; never `undefined`, `bigint`, NaN or an infinity.
- *
- * - An integer beyond ±(2⁵³ − 1) is a string of its digits: a number would lose the last ones, and
- *   templates only print such ids.
- * - NaN and the infinities become null: JSON has no words for them.
+ * arrays, and objects of these; from Parquet also dates, times, decimals, bytes and maps. Never `undefined`
+ * or `bigint`: an integer beyond ±(2⁵³ − 1) is a string of its digits, since a number would lose the last
+ * ones, and templates only print such ids.
  */
 export type Row = Readonly<Record<string, unknown>>;
 
@@ -42,10 +41,9 @@ export class Float extends PyFloat {
   }
 }
 
-/** A float of a column or file: {@link Float} if it is whole, null if it is not finite. */
-export function float(value: number): number | Float | null {
-  if (Number.isInteger(value)) return new Float(value);
-  return Number.isFinite(value) ? value : null;
+/** A float of a column or file: {@link Float} if it is whole. */
+export function float(value: number): number | Float {
+  return Number.isInteger(value) ? new Float(value) : value;
 }
 
 /** An integer of any size: a number where that is exact, otherwise a string of its digits. */
@@ -56,11 +54,6 @@ export function integer(value: bigint): number | string {
 
 // In the language, but not yet in TypeScript's library.
 const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
-const parseWithSource = JSON.parse as (
-  text: string,
-  reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
-) => unknown;
-
 /**
  * A number that `JSON.parse` alone would change: a float that is whole (`1.0`, `1e3`), or 16 digits
  * and more. That the same can stand inside a string costs time, not truth.
@@ -81,12 +74,14 @@ const SPECIAL = /[:\[,]\s*-?(?:\d+(?:\.0+|(?:\.\d+)?[eE][-+]?\d+)|\d{16,})\s*[,\
  * ```
  */
 export function parseJson(text: string): unknown {
-  if (!SPECIAL.test(text)) return JSON.parse(text);
-  return parseWithSource(text, (_, value, { source }) => {
-    if (typeof value !== "number" || source === undefined) return value;
-    if (/[.eE]/.test(source)) return float(value);
-    return Number.isSafeInteger(value) ? value : source;
-  });
+  return parsePythonJson(text, SPECIAL.test(text) ? numberOf : undefined);
+}
+
+/** A number as Python's `json` reads it. */
+export function numberOf(source: string): unknown {
+  if (/[.eE]/.test(source)) return float(Number(source));
+  const value = Number(source);
+  return Number.isSafeInteger(value) ? value : source;
 }
 
 /**

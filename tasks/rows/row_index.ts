@@ -17,13 +17,15 @@ import { join, resolve } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import { decodeLines, readBlocks } from "../files/lines.ts";
 import { regularFile } from "../files/read.ts";
+import { type Fields, FieldUnion } from "./fields.ts";
 import { filesOf } from "./find.ts";
 import type { OnBad } from "./json.ts";
+import { rowText } from "./stored.ts";
 import { readBatches } from "./stream.ts";
 import { isFull, TemporaryFile } from "./temporary_file.ts";
 
 /** Version of the cache; another one is rebuilt. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** What {@link indexRows} makes accessible. */
 export interface IndexRequest {
@@ -56,6 +58,8 @@ export interface RowPart {
   size: number;
   /** When it was last changed before that, milliseconds since 1970. */
   modified: number;
+  /** Whether it lies in the cache, written from files of other kinds. */
+  converted: boolean;
 }
 
 /** The rows of a split by number; plain data, which can be posted to a worker. */
@@ -70,6 +74,8 @@ export interface RowIndex {
   skipped: number;
   /** The files, in the order of their rows. */
   parts: readonly RowPart[];
+  /** The fields that all rows have together: one that a row lacks is null in it. */
+  fields: Fields;
 }
 
 /** Where a file is, and what tells that it has changed. */
@@ -203,12 +209,13 @@ async function build(
 
   const paths = sources.map(({ path }) => path);
   const inPlace = paths.every((path) => path.endsWith(".jsonl"));
+  const union = new FieldUnion();
   const parts = inPlace
-    ? await indexInPlace(sources, names, collect)
-    : [await convert(paths, names, collect)];
+    ? await indexInPlace(sources, names, collect, union)
+    : [await convert(paths, names, collect, union)];
   if (skipped > 0) bad.commit();
   const count = parts.reduce((sum, part) => sum + part.count, 0);
-  const index: RowIndex = { dataset, split, count, skipped, parts };
+  const index: RowIndex = { dataset, split, count, skipped, parts, fields: union.fields };
 
   using manifest = new TemporaryFile(names.manifest);
   manifest.writeText(JSON.stringify({ format: FORMAT, sources, index } satisfies Manifest));
@@ -221,6 +228,7 @@ async function indexInPlace(
   sources: readonly Stamp[],
   names: CacheNames,
   bad: OnBad,
+  union: FieldUnion,
 ): Promise<RowPart[]> {
   const parts: RowPart[] = [];
   let firstRow = 0;
@@ -234,7 +242,8 @@ async function indexInPlace(
       let count = 0;
       let end = 0;
       for (; !batch.done && batch.value.file === source.path; batch = await batches.next()) {
-        for (const { span } of batch.value.rows) {
+        for (const { row, span } of batch.value.rows) {
+          union.add(row);
           file.writeNumber(span!.start);
           end = span!.end;
         }
@@ -242,7 +251,7 @@ async function indexInPlace(
       }
       file.writeNumber(end);
       file.commit();
-      parts.push({ ...source, offsets, count, firstRow });
+      parts.push({ ...source, offsets, count, firstRow, converted: false });
       firstRow += count;
     }
   } finally {
@@ -256,19 +265,22 @@ async function convert(
   paths: readonly string[],
   names: CacheNames,
   bad: OnBad,
+  union: FieldUnion,
 ): Promise<RowPart> {
   using rows = new TemporaryFile(names.rows);
   using offsets = new TemporaryFile(names.offsets(0));
   let count = 0;
   for await (const batch of readBatches(paths, bad)) {
     for (const { row } of batch.rows) {
+      union.add(row);
       offsets.writeNumber(rows.size);
-      rows.writeText(`${JSON.stringify(row)}\n`); // a whole float as `1.0`, see Float.toJSON
+      rows.writeText(`${rowText(row)}\n`);
     }
     count += batch.rows.length;
   }
   offsets.writeNumber(rows.size);
   rows.commit();
   offsets.commit();
-  return { ...stamp(names.rows), offsets: names.offsets(0), count, firstRow: 0 };
+  const part = { offsets: names.offsets(0), count, firstRow: 0, converted: true };
+  return { ...stamp(names.rows), ...part };
 }

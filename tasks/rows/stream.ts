@@ -4,10 +4,11 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
-import { type ColumnTypes, csvRows, narrowTypes } from "./csv.ts";
+import { type ColumnTypes, csvFields, csvRows, narrowTypes } from "./csv.ts";
+import { type Fields, FieldUnion, withFields } from "./fields.ts";
 import { filesOf } from "./find.ts";
 import { type FileRow, jsonFile, jsonLines, type OnBad, report } from "./json.ts";
-import { parquetRows } from "./parquet.ts";
+import { parquetFields, parquetRows } from "./parquet.ts";
 import type { Row } from "./row.ts";
 
 /** A row and where it was found. */
@@ -21,7 +22,8 @@ export interface ReadRow {
 }
 
 /**
- * Streams the rows of a split in the order of its files, in memory that does not grow with them.
+ * Streams the rows of a split in the order of its files, in memory that does not grow with them. All have
+ * the same fields: one that a row lacks is null in it.
  *
  * Files are `folder/<dataset>[/<config>]/<split>.*`: JSON Lines (`.jsonl`), JSON (`.json`: an array,
  * or lines), CSV with a header (`.csv`), each also gzipped (`.gz`), Parquet (`.parquet`), or shards
@@ -56,9 +58,31 @@ export async function* readRows(
   { onBad }: { onBad?: (error: UserError) => void } = {},
 ): AsyncGenerator<{ row: Row; number: number; file: string }> {
   let number = 0;
-  for await (const { rows, file } of readBatches(filesOf(folder, dataset, split), onBad)) {
-    for (const { row } of rows) yield { row, number: number++, file };
+  const files = filesOf(folder, dataset, split);
+  const fields = await fieldsOf(files);
+  for await (const { rows, file } of readBatches(files, onBad)) {
+    for (const { row } of rows) yield { row: withFields(row, fields), number: number++, file };
   }
+}
+
+/** What the rows of a split have together; what is bad is told when the rows are read. */
+async function fieldsOf(files: readonly string[]): Promise<Fields> {
+  const union = new FieldUnion();
+  const ignore = () => {};
+  for (const file of files) {
+    try {
+      // All rows of a table have the same.
+      if (file.endsWith(".parquet")) union.addNames(await parquetFields(file));
+      else if (!isCsv(file)) {
+        for await (const rows of batchesOf(file, new Map(), ignore)) {
+          for (const { row } of rows) union.add(row);
+        }
+      } else if (files.length > 1) union.addNames(await csvFields(file));
+    } catch (error) {
+      report(error, ignore);
+    }
+  }
+  return union.fields;
 }
 
 /** Consecutive rows of one file: yielding rows one by one through every layer would cost more. */

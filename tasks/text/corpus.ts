@@ -12,7 +12,7 @@ import { UserError } from "../../ops/graph/errors.ts";
 import { filesBelow, filesMatching, isPattern, isThere, realPath } from "../files/find.ts";
 import { parsePythonJson } from "../files/json.ts";
 import { decodeLines, readBlocks, strictUtf8 } from "../files/lines.ts";
-import { openParquet } from "../files/parquet.ts";
+import { openParquet, type ParquetValues } from "../files/parquet.ts";
 import { isFolder, regularFile } from "../files/read.ts";
 
 /** What is never mixed with its neighbours in one training sequence. */
@@ -50,6 +50,15 @@ const MAX_DOCUMENT = 1_000_000;
  *
  * @param paths files, folders (searched to the bottom) or globs with `*`, `**`, `?`, `{a,b}`, `[ab]`
  * @throws {UserError} if a path is missing, matches nothing, or names a file of an unknown kind
+ *
+ * @example
+ * ```ts
+ * import { listCorpus } from "@metro/t0";
+ * import assert from "node:assert/strict";
+ *
+ * const files = listCorpus(["data/corpus/*.txt", "data/corpus/answers_1.txt"]);
+ * assert.equal(files.filter(({ path }) => path === "data/corpus/answers_1.txt").length, 1);
+ * ```
  */
 export function listCorpus(paths: string[]): CorpusFile[] {
   if (paths.length === 0) throw new UserError("no corpus given: name at least one file or folder");
@@ -208,25 +217,42 @@ function parseRecord(line: string, place: string): string {
   throw new UserError(`${place}: expected a record with a string field "text"`);
 }
 
+/** A text, or undefined for what is none. */
+const TEXTS: ParquetValues = {
+  leaf: ({ element }) => (value) => {
+    if (element.type !== "BYTE_ARRAY" || !(value instanceof Uint8Array)) return undefined;
+    try {
+      return strictUtf8.decode(value);
+    } catch {
+      return undefined;
+    }
+  },
+  list: () => undefined,
+  map: () => undefined,
+  struct: () => undefined,
+};
+
 async function* parquetDocuments(path: string, maxDocument: number): AsyncGenerator<string[]> {
-  const parsers = { stringFromBytes: (bytes?: Uint8Array) => bytes && strictUtf8.decode(bytes) };
   try {
     using file = await openParquet(path);
     const columns = file.columns.map(({ element }) => element.name);
-    if (!columns.includes("text")) {
+    const column = columns.indexOf("text");
+    if (column < 0) {
       throw new UserError(`${path}: no column "text"; its columns are ${columns.join(", ")}`);
     }
     for (const group of file.groups) {
-      const rows = await file.read(group, ["text"], parsers);
-      for (const [i, [text]] of rows.entries()) {
-        if (text === null || text === undefined) continue;
+      for (const [i, text] of file.read(group, column, TEXTS).entries()) {
+        if (text === null) continue;
         if (typeof text === "string") yield* splitText(text, maxDocument);
-        else throw new UserError(`${path}, row ${group.first + i}: column "text" is not a string`);
+        else {
+          const place = `${path}, row ${group.first + i}`;
+          throw new UserError(`${place}: column "text" is not a string in UTF-8`);
+        }
       }
     }
   } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(`${path}: not readable as Parquet: ${(error as Error).message}`);
+    if (error instanceof UserError && error.message.startsWith(path)) throw error;
+    throw new UserError(`${path}: not readable as Parquet: ${shown((error as Error).message)}`);
   }
 }
 

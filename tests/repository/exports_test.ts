@@ -12,7 +12,7 @@ const PUBLIC: Readonly<Record<string, string>> = {
   "mod.ts": `
     compile Device encodePrompt evaluate EvaluateJob finetune FinetuneJob generate GenerateOptions
     Generator
-    grad LoadedModel loadModel loadTokenizer ModelConfig openDevice OpenOptions preset
+    grad LoadedModel loadModel listCorpus loadTokenizer ModelConfig openDevice OpenOptions preset
     PresetName pretrain PretrainJob Program rank Ranker Tokenizer trainTokenizer UserError
   `,
   "ops/mod.ts": `
@@ -32,10 +32,10 @@ const PUBLIC: Readonly<Record<string, string>> = {
     TokenBatch
   `,
   "tasks/mod.ts": `
-    compareRuns Comparison convertModel convertTokenizer DevicesOptions encodePrompt encodeTarget
+    compareRuns Comparison convertModel convertTokenizer CorpusFile DevicesOptions encodePrompt encodeTarget
     evaluate EvaluateJob
     evaluateOnDevices Evaluation finetune FinetuneJob finetuneOnDevices FinetuneSettings
-    generate Generated GenerateOptions Generator LoadedModel loadModel loadTokenizer
+    generate Generated GenerateOptions Generator listCorpus LoadedModel loadModel loadTokenizer
     MetricRecord mixtureDatasets ModelOptions openTemplates openTensors pretrain PretrainConfig
     PretrainJob pretrainOnDevices rank Ranker RankerOptions RankRequest readMetrics readResults
     readRows Row summarize Summary T0_EVAL Template TemplateResult Templates TemplateSource

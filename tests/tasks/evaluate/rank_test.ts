@@ -198,13 +198,25 @@ cpuTest("a choice's score is the same alone and among others, and is a probabili
   });
 });
 
-cpuTest("an empty prompt, an empty choice and no choice are refused", async () => {
-  await withModel(async (model) => {
-    await assert.rejects(rank(model, " \n", ["a"]), /expected a prompt, got an empty text/);
-    await assert.rejects(rank(model, "a", ["b", " "]), /choice 2: expected a text, got none/);
-    await assert.rejects(rank(model, "a", []), /expected choices to rank, got none/);
-  });
-});
+cpuTest(
+  "a blank choice is scored as its end token alone, an empty prompt and no choice are refused",
+  async () => {
+    await withModel(async (model) => {
+      await assert.rejects(rank(model, " \n", ["a"]), /expected a prompt, got an empty text/);
+      const ranker = new Ranker(model);
+      const { source, choices } = ranker.request("a", ["b", " \n", ""]);
+      assert.deepEqual(choices.slice(1), Array(2).fill(Uint32Array.of(model.tokenizer.eos)));
+      const alone = await ranker.scores([{
+        source,
+        choices: [Uint32Array.of(model.tokenizer.eos)],
+      }]);
+      const [[first, second, third]] = await ranker.scores([{ source, choices }]);
+      ranker.destroy();
+      assert.ok(Math.abs(second - alone[0][0]) < 1e-5 && second === third && first !== second);
+      await assert.rejects(rank(model, "a", []), /expected choices to rank, got none/);
+    });
+  },
+);
 
 /** Scores by so many ranks, each on a software device of its own. */
 function scoresBy(size: number, args: Partial<ScoreArgs> = {}): Promise<Scores> {

@@ -9,6 +9,7 @@ import {
   finished,
   readResult,
   readResults,
+  resultNames,
   type TemplateResult,
   writeResult,
 } from "../../../tasks/evaluate/results.ts";
@@ -533,4 +534,41 @@ Deno.test("in bold are the differences whose interval leaves out 0", async () =>
   const page = await resultsPage({ name: "a", runs: summaries, comparison: compareRuns(runs) });
   assert.match(page, /<th scope="row">trec<\/th>.*<td><strong>\+80\.00<\/strong><\/td><td>\[/);
   assert.match(page, /<th scope="row">imdb<\/th>.*<td>0\.00<\/td><td>\[0\.00, 0\.00\]<\/td>/);
+});
+
+Deno.test("names of result files are one to one with datasets and templates", async () => {
+  const names = [
+    "why?",
+    "why!",
+    "Why ",
+    "why",
+    "é",
+    "e\u0301",
+    "x".repeat(300),
+    `${"x".repeat(300)}y`,
+  ];
+  const asked = ["d", "d/x", "d_x"].flatMap((dataset) =>
+    [...names, "漢".repeat(90)].map((template) => ({ dataset, template }))
+  );
+  await inFolder(async (folder) => {
+    const files = await resultNames(folder, [...asked, asked[0]]);
+    assert.equal(files.at(-1), files[0]);
+    const onDisk = new Set(files.map((file) => file.normalize("NFC").toLowerCase()));
+    assert.equal(onDisk.size, asked.length, "also where capitals are not told");
+    for (const [i, { dataset, template }] of asked.entries()) {
+      const written = result("c", template, "10", {
+        dataset_name: dataset.split("/")[0],
+        dataset_config_name: dataset.split("/")[1] ?? null,
+      });
+      await writeResult(folder, files[i], written);
+    }
+    const read = await readResults(folder);
+    assert.equal(read.length, asked.length);
+    // Later, alone: what another template has written stays.
+    const [alone] = await resultNames(folder, [{ dataset: "d", template: "a" }]);
+    assert.equal(alone, "d_a");
+    await writeResult(folder, "d_a", result("c", "A", "1", { dataset_name: "d" }));
+    const [beside] = await resultNames(folder, [{ dataset: "d", template: "a" }]);
+    assert.match(beside, /^d_a-[0-9a-f]{12}$/);
+  });
 });
