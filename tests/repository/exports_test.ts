@@ -5,7 +5,7 @@ import { join } from "node:path";
 
 const ROOT = join(import.meta.dirname!, "..", "..");
 /** Names at most: at the root, and in all entry points together. */
-const MOST_AT_ROOT = 30, MOST = 150;
+const MOST_AT_ROOT = 30, MOST = 160;
 
 /** The public names by entry point, types included. */
 const PUBLIC: Readonly<Record<string, string>> = {
