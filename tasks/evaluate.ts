@@ -23,7 +23,6 @@ import { rowText } from "./rows/mod.ts";
 import { bestOf, Ranker, type RankerOptions } from "./evaluate/rank.ts";
 import { type RankRequest } from "./evaluate/rank_batches.ts";
 import {
-  type Asked,
   type Evaluation,
   finished,
   resultNames,
@@ -117,12 +116,8 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
   const weights = await weightsOf(job.run, model.config);
   const ranker = new Ranker(model, { ...job.batches, group });
   const results: TemplateResult[] = [], bad: string[] = [];
-  const asked = tasks.flatMap((task) =>
-    task.templates.map(({ name }): Asked => ({ dataset: nameOf(task), template: name }))
-  );
-  const names = leads ? await resultNames(out, asked) : [];
-  let number = 0;
-  let host = 0, total = 0;
+  const names = leads ? await namesOf(out, tasks) : [];
+  let host = 0, total = 0, number = 0;
   try {
     for (const task of tasks) {
       const { rows, unreadable } = await group.patiently(
@@ -131,8 +126,7 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
       );
       for (const template of task.templates) {
         group.alive(`${task.column}, template '${template.name}'`);
-        const name = names[number++];
-        const settings = settingsOf(job, task, template, rows, weights);
+        const name = names[number++], settings = settingsOf(job, task, template, rows, weights);
         const earlier = leads ? await finished(out, name, { settings }) : undefined;
         const stop = job.interrupted?.aborted ?? false;
         const [stopped, done] = await sums(group, [Number(stop), earlier ? 1 : 0]);
@@ -174,6 +168,16 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
     const paddingOverhead = paddedTokens / tokens - 1, hostShare = busy / all;
     return { results, missing, programs, paddingOverhead, hostShare, bad };
   }
+}
+
+/** The names of result files, template by template. */
+function namesOf(out: string, tasks: readonly EvaluationTask[]): Promise<string[]> {
+  return resultNames(
+    out,
+    tasks.flatMap((task) =>
+      task.templates.map(({ name }) => ({ dataset: nameOf(task), template: name }))
+    ),
+  );
 }
 
 /** Sums over the ranks. */
