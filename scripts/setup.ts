@@ -1,6 +1,6 @@
 /**
  * `deno task setup`: makes sure that there is the software adapter, whose driver it installs if need be.
- * Nothing needs it but tests and `--adapter software`, which does the same by itself.
+ * Nothing needs it but tests and `--adapter software`.
  *
  * @module
  */

@@ -21,7 +21,7 @@ export const ADAPTER_OPTIONS = describe({
     group: DEVICES,
     help:
       "auto: a GPU if there is one, else the CPU. software: the kernels of GPUs on a driver that computes " +
-      "on the CPU, for tests; it is installed if need be.",
+      "on the CPU, for tests; deno task setup installs it.",
   },
   threads: {
     type: "integer",

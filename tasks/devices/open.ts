@@ -9,7 +9,7 @@ import type { Device, OpenOptions } from "../../ops/mod.ts";
 import { type Communicator, inTurn } from "../parallel/communicator.ts";
 import { chooseDevice, type DeviceFlags, partFor } from "./choose.ts";
 import { describeRank, findCards, openPlaced, type Placement, placeRanks } from "./placement.ts";
-import { ensureSoftware } from "./setup.ts";
+import { expectSoftware } from "./setup.ts";
 
 /** Where the workers of a process compute, for all of them; survives structured cloning. */
 export interface WorkerPlacement
@@ -17,8 +17,7 @@ export interface WorkerPlacement
 
 /**
  * Chooses the adapter, places the ranks of this process, and gives back the permission to run other
- * programs: counting cards and installing the software driver, for those who asked for it, are the only
- * reasons for it. Tells the user what there is to know.
+ * programs: counting cards is the only reason for it. Tells the user what there is to know.
  *
  * @throws {UserError} there is no such adapter, or there are fewer cards than ranks
  */
@@ -26,7 +25,7 @@ export async function prepareAdapters(
   { ranks, ...flags }: { ranks: number | "all" } & DeviceFlags,
 ): Promise<WorkerPlacement> {
   const device = await chooseDevice(flags, ranks), { adapter } = device;
-  if (adapter === "software") await ensureSoftware();
+  if (adapter === "software") await expectSoftware();
   const cards = ranks !== 1 && adapter === "gpu" ? findCards() : [];
   const { environment, expect, notes } = placeRanks({ ranks, adapter, cards, mode: "workers" });
   await Deno.permissions.revoke({ name: "run" });

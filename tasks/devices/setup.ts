@@ -140,11 +140,29 @@ function aptGet(rights: System["rights"]): (...args: string[]) => string[] {
 }
 
 /**
+ * Makes sure of the software adapter before anything else in the process asks for an adapter. Installs
+ * nothing: that is what `deno task setup` is for.
+ *
+ * @throws {UserError} there is none
+ *
+ * @example
+ * ```ts ignore
+ * import { expectSoftware } from "./setup.ts";
+ *
+ * await expectSoftware();
+ * ```
+ */
+export async function expectSoftware(): Promise<void> {
+  await prepareEnvironment();
+  if (await probe()) return;
+  throw new UserError("no software adapter found; deno task setup installs its driver");
+}
+
+/**
  * The software adapter. Its driver is installed first where there is none and where that is possible
  * without asking (a Debian-like system, as root or by sudo without a password).
  *
- * Call it before anything else in the process asks for an adapter, and after the flags have been
- * checked, so that nothing is installed for a mistyped command.
+ * Call it before anything else in the process asks for an adapter.
  *
  * @throws {UserError} there is none; says what to type on this system
  *

@@ -12,7 +12,7 @@ import { askProgram } from "../devices/ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { expectNoRun, type Resume } from "../checkpoints/run_folder.ts";
 import { exists } from "../files/write.ts";
-import { ensureSoftware } from "../devices/setup.ts";
+import { expectSoftware } from "../devices/setup.ts";
 import { cpuRoom } from "../train/room.ts";
 import { chooseDevice, type ChosenDevice, type DeviceFlags, partFor } from "../devices/choose.ts";
 import { fromFirst, GroupEnded } from "../parallel/communicator.ts";
@@ -104,11 +104,8 @@ async function chooseForRank(group: MpiGroup, flags: DeviceFlags): Promise<Chose
 async function openForRank(group: MpiGroup, chosen: ChosenDevice): Promise<Device> {
   const { rank, size, host, localRank, localSize } = group, { adapter } = chosen;
   if (adapter === "software") {
-    // The driver is installed once per machine at most.
-    for (const turn of [true, false]) {
-      if ((localRank === 0) === turn) await group.patiently("looking for a driver", ensureSoftware);
-      await group.barrier({ patient: true });
-    }
+    await group.patiently("looking for a driver", expectSoftware);
+    await group.barrier({ patient: true });
   }
   const cards = localSize > 1 && adapter === "gpu" ? findCards() : [];
   const { environment, notes, expect } = placeRank({ localRank, localSize, adapter, cards });
