@@ -26,8 +26,10 @@ export async function main(run: () => Promise<void>): Promise<void> {
   try {
     await run();
   } catch (error) {
-    if (error instanceof UserError) console.error(`error: ${printable(oneLine(error.message))}`);
-    else console.error(error);
+    // A permission that was not given is the user's to give; Deno's words name it.
+    if (error instanceof UserError || error instanceof Deno.errors.NotCapable) {
+      console.error(`error: ${printable(oneLine(error.message))}`);
+    } else console.error(error);
     Deno.exit(1);
   }
 }

@@ -11,9 +11,16 @@ import { UserError } from "../../ops/graph/errors.ts";
 /** Bytes that are read or written at a time. */
 export const PIECE = 1 << 26;
 
-/** True if there is a file or folder of this name. */
+/**
+ * True if there is a file or folder of this name.
+ *
+ * @throws {Deno.errors.NotCapable} it may not be looked at
+ */
 export async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(() => true, () => false);
+  return await stat(path).then(() => true, (error) => {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    return false;
+  });
 }
 
 /**
