@@ -1,80 +1,124 @@
 /**
- * The syntax tree, as far as this folder reads it. It comes from `@huggingface/jinja`, which does not
- * export these types and promises nothing about them: the version is pinned, and a test parses every
- * construct.
+ * The syntax tree that {@link ./parser.ts} makes of a template.
  *
  * @module
  */
 
-/** A literal or variable, an operator, a statement. */
-export type Node =
-  | { type: "IntegerLiteral"; value: number }
-  | { type: "FloatLiteral"; value: number }
-  | { type: "StringLiteral"; value: string }
-  | { type: "ArrayLiteral"; value: readonly Node[] }
-  | { type: "TupleLiteral"; value: readonly Node[] }
-  | { type: "ObjectLiteral"; value: ReadonlyMap<Node, Node> }
-  | Identifier
-  | { type: "MemberExpression"; object: Node; property: Node; computed: boolean }
-  | Call
-  | Binary
-  | { type: "UnaryExpression"; operator: Operator; argument: Node }
-  | { type: "FilterExpression"; operand: Node; filter: Identifier | Call }
-  | { type: "SliceExpression"; start?: Node; stop?: Node; step?: Node }
-  | { type: "SelectExpression"; lhs: Node; test: Node }
-  | { type: "Ternary"; condition: Node; trueExpr: Node; falseExpr: Node }
-  | { type: "KeywordArgumentExpression"; key: Identifier; value: Node }
-  | { type: "SpreadExpression" | "KeywordSpreadExpression" | "Comment" }
-  | { type: "If"; test: Node; body: readonly Node[]; alternate: readonly Node[] }
-  | For
-  | { type: "Set"; assignee: Node; value: Node | null; body: readonly Node[] };
+/** What has a value. */
+export type Expression =
+  | { type: "constant"; value: unknown }
+  | { type: "name"; name: string }
+  | { type: "list" | "tuple"; items: readonly Expression[] }
+  | { type: "dict"; pairs: readonly (readonly [Expression, Expression])[] }
+  | { type: "attribute"; owner: Expression; name: string }
+  | { type: "item"; owner: Expression; key: Expression | Slice }
+  | Slice
+  | { type: "call"; callee: Expression; args: Arguments }
+  | Filter
+  | { type: "test"; operand: Expression; name: string; args: Arguments; negated: boolean }
+  | { type: "unary"; operator: "-" | "+" | "not"; operand: Expression }
+  | { type: "binary"; operator: string; left: Expression; right: Expression }
+  | { type: "and" | "or"; left: Expression; right: Expression }
+  | { type: "concat"; items: readonly Expression[] }
+  | { type: "compare"; first: Expression; rest: readonly Comparison[] }
+  | { type: "condition"; test: Expression; yes: Expression; no?: Expression };
 
-/** A variable's name. */
-export interface Identifier {
-  /** Always `"Identifier"`. */
-  type: "Identifier";
-  /** The name. */
-  value: string;
-}
-
-/** A function, method or filter with its arguments. */
-export interface Call {
-  /** Always `"CallExpression"`. */
-  type: "CallExpression";
-  /** What is called. */
-  callee: Node;
-  /** Arguments by place, then by name. */
-  args: readonly Node[];
-}
-
-/** An operator between two operands. */
-export interface Binary {
-  /** Always `"BinaryExpression"`. */
-  type: "BinaryExpression";
-  /** The operator. */
-  operator: Operator;
-  /** What stands before it. */
-  left: Node;
+/** One end of a chain: `< b` in `a < b`. */
+export interface Comparison {
+  /** `==`, `<`, `in`, `not in`, ... */
+  operator: string;
   /** What stands behind it. */
-  right: Node;
+  operand: Expression;
 }
 
-/** An operator's token. */
-export interface Operator {
-  /** Its text. */
-  value: string;
+/** `start:stop:step` between brackets. */
+export interface Slice {
+  /** Always `"slice"`. */
+  type: "slice";
+  /** What is left out is undefined. */
+  bounds: readonly [Expression?, Expression?, Expression?];
+}
+
+/** `operand | name(args)`. */
+export interface Filter {
+  /** Always `"filter"`. */
+  type: "filter";
+  /** What is filtered; of a block's filter undefined: the block's text. */
+  operand?: Expression;
+  /** The filter's name. */
+  name: string;
+  /** Its arguments. */
+  args: Arguments;
+  /** The line it stands in. */
+  line: number;
+}
+
+/** The arguments of a call, a filter or a test. */
+export interface Arguments {
+  /** By place. */
+  placed: readonly Expression[];
+  /** By name. */
+  named: readonly (readonly [string, Expression])[];
+  /** `*list`. */
+  spread?: Expression;
+  /** `**dict`. */
+  spreadNamed?: Expression;
+}
+
+/** No arguments. */
+export const NO_ARGUMENTS: Arguments = { placed: [], named: [] };
+
+/** What can be set: names, tuples of names, attributes of a namespace. */
+export type Target =
+  | { type: "name"; name: string }
+  | { type: "tuple"; items: readonly Target[] }
+  | { type: "attribute"; owner: Expression; name: string };
+
+/** A statement, or text. */
+export type Statement =
+  | { type: "text"; text: string }
+  | { type: "print"; value: Expression }
+  | { type: "if"; branches: readonly Branch[]; otherwise: readonly Statement[] }
+  | For
+  | { type: "set"; target: Target; value: Expression }
+  | { type: "set block"; target: Target; filter?: Filter; body: readonly Statement[] }
+  | { type: "with"; pairs: readonly (readonly [Target, Expression])[]; body: readonly Statement[] }
+  | { type: "filter block"; filter: Filter; body: readonly Statement[] }
+  | { type: "macro"; macro: Macro }
+  | { type: "call block"; call: Expression & { type: "call" }; caller: Macro };
+
+/** One condition of an `if`, with what it guards. */
+export interface Branch {
+  /** The condition. */
+  test: Expression;
+  /** What is rendered if it holds. */
+  body: readonly Statement[];
 }
 
 /** A loop. */
 export interface For {
-  /** Always `"For"`. */
-  type: "For";
-  /** A name, or a tuple of names. */
-  loopvar: Node;
-  /** What it goes through; a {@link Node} `SelectExpression` is one with a condition. */
-  iterable: Node;
+  /** Always `"for"`. */
+  type: "for";
+  /** What an item is called. */
+  target: Target;
+  /** What it goes through. */
+  list: Expression;
+  /** Which items are left out. */
+  test?: Expression;
+  /** Whether `loop(...)` starts it again. */
+  recursive: boolean;
   /** What is repeated. */
-  body: readonly Node[];
+  body: readonly Statement[];
   /** What is rendered if there was nothing to repeat for. */
-  defaultBlock: readonly Node[];
+  otherwise: readonly Statement[];
+}
+
+/** A part of a template with parameters. */
+export interface Macro {
+  /** What it is called. */
+  name: string;
+  /** Its parameters, with their defaults. */
+  parameters: readonly { name: string; otherwise?: Expression }[];
+  /** What it renders. */
+  body: readonly Statement[];
 }

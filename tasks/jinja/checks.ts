@@ -3,8 +3,22 @@
  *
  * @module
  */
-import { compare, equals, isIn, modulo, str } from "./python.ts";
-import { isDict, isFloat, JinjaError, Lazy, typeName } from "./values.ts";
+import { PyDecimal } from "./decimal.ts";
+import { Markup, plainText } from "./markup.ts";
+import { remainder } from "./operators.ts";
+import { compare, equals, isIn, str } from "./python.ts";
+import { PyRange } from "./range.ts";
+import { isInCase } from "./text.ts";
+import {
+  Callable,
+  isDict,
+  isFloat,
+  JinjaError,
+  Lazy,
+  numeric,
+  PyObject,
+  typeName,
+} from "./values.ts";
 
 /** One test: a value, and its arguments. */
 export type Check = (value: unknown, args: readonly unknown[]) => boolean;
@@ -25,11 +39,13 @@ export const CHECKS: ReadonlyMap<string, Check> = new Map<string, Check>([
   [">", isGreater],
   [">=", isAtLeast],
   ["boolean", (value) => typeof value === "boolean"],
+  ["callable", (value) => value === undefined || value instanceof Callable],
   ["defined", (value) => value !== undefined],
-  ["divisibleby", (value, [divisor]) => equals(modulo(value, divisor), 0)],
+  ["divisibleby", (value, [divisor]) => equals(remainder(value, divisor), 0)],
   ["eq", isEqual],
   ["equalto", isEqual],
-  ["even", (value) => equals(modulo(value, 2), 0)],
+  ["escaped", (value) => value instanceof Markup],
+  ["even", (value) => equals(remainder(value, 2), 0)],
   ["false", (value) => value === false],
   ["float", isFloat],
   ["ge", isAtLeast],
@@ -40,20 +56,31 @@ export const CHECKS: ReadonlyMap<string, Check> = new Map<string, Check>([
   ["iterable", isIterable],
   ["le", isAtMost],
   ["lessthan", isLess],
-  ["lower", (value) => hasCase(value, (text) => text.toLowerCase())],
+  ["lower", (value) => isInCase(str(value), false)],
   ["lt", isLess],
   ["mapping", isDict],
   ["ne", isUnequal],
   ["none", (value) => value === null],
-  ["number", (value) => typeof value === "boolean" || typeName(value) === "int" || isFloat(value)],
-  ["odd", (value) => equals(modulo(value, 2), 1)],
+  ["number", (value) => numeric(value) !== undefined || value instanceof PyDecimal],
+  ["odd", (value) => equals(remainder(value, 2), 1)],
   ["sameas", (value, [other]) => value === other],
   ["sequence", (value) => isIterable(value) && !(value instanceof Lazy)],
-  ["string", (value) => typeof value === "string"],
+  ["string", (value) => plainText(value) !== undefined],
   ["true", (value) => value === true],
   ["undefined", (value) => value === undefined],
-  ["upper", (value) => hasCase(value, (text) => text.toUpperCase())],
+  ["upper", (value) => isInCase(str(value), true)],
 ]);
+
+/** Those that compare the value with another; all others take no argument. */
+const COMPARING: ReadonlySet<string> = new Set([
+  ...["!=", "<", "<=", "==", ">", ">=", "divisibleby", "eq", "equalto", "ge", "greaterthan", "gt"],
+  ...["in", "le", "lessthan", "lt", "ne", "sameas"],
+]);
+
+/** How many arguments a test takes. */
+export function argumentsOf(name: string): 0 | 1 {
+  return COMPARING.has(name) ? 1 : 0;
+}
 
 /** The test of a name that is only known while rendering. */
 export function checkNamed(name: unknown): Check {
@@ -63,12 +90,7 @@ export function checkNamed(name: unknown): Check {
 }
 
 function isIterable(value: unknown): boolean {
-  return value === undefined || typeof value === "string" || Array.isArray(value) ||
-    isDict(value) || value instanceof Lazy;
-}
-
-/** `str.islower` and `str.isupper`: some letter has that case, and none the other. */
-function hasCase(value: unknown, inCase: (text: string) => string): boolean {
-  const text = str(value);
-  return /\p{Cased}/u.test(text) && inCase(text) === text;
+  return value === undefined || plainText(value) !== undefined || Array.isArray(value) ||
+    isDict(value) || value instanceof Lazy || value instanceof PyRange ||
+    value instanceof PyObject && value.items() !== undefined;
 }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { JinjaError, PyFloat, PyObject } from "./values.ts";
+import { JinjaError, PyFloat, PyObject, wholeNumber } from "./values.ts";
 
 /** Significant digits of what arithmetic gives, as in Python's default context. */
 const PRECISION = 28;
@@ -73,9 +73,11 @@ export class PyDecimal extends PyObject {
   }
 
   /** A number where that is exact, so that `Decimal('1.50')` and `1.5` are one key. */
-  override get hash(): string | number {
+  override get hash(): string | number | bigint {
     const number = Number(this.text());
-    return this.compareTo(number) === 0 ? number : `Decimal ${this.#shortest().text()}`;
+    return this.compareTo(number) === 0
+      ? wholeNumber(number) ?? number
+      : `Decimal ${this.#shortest().text()}`;
   }
 
   /** `float(value)`. */

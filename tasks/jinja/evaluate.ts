@@ -2,18 +2,18 @@
  * Jinja2 templates as promptsource renders them, with Python's semantics. A template is parsed once
  * and turned into closures; rendering calls them.
  *
- * Not there, and refused while compiling: macros, includes, and blocks other than `if`, `for` and
- * `set`. A range is a list, and whole numbers beyond 2⁵³ lose digits.
+ * What is not there is refused while compiling, by its name: see `refused.ts`.
  *
  * @module
  */
-import type { Node } from "./ast.ts";
+import type { Statement } from "./ast.ts";
+import { changeableCopy } from "./container_methods.ts";
 import { Expressions } from "./expressions.ts";
 import { GLOBALS } from "./globals.ts";
-import { changeableCopy } from "./methods.ts";
+import { withinLimits } from "./limits.ts";
+import { parseTemplate } from "./parser.ts";
 import { Names, Scope } from "./scope.ts";
 import { type Print, Statements } from "./statements.ts";
-import { parseTemplate } from "./tokens.ts";
 import type { Choose } from "./values.ts";
 
 /** The default of {@link CompiledTemplate.render}: always the first one. */
@@ -41,16 +41,16 @@ export class CompiledTemplate {
   /** Whether it uses `choice` or `random`. */
   readonly usesChoice: boolean;
   readonly #copies: boolean;
-  readonly #locals: number;
+  readonly #scope: Scope;
   readonly #body: Print;
 
   /** Compiles what {@link parseTemplate} gave; {@link compileTemplate} does both. */
-  constructor(nodes: readonly Node[]) {
+  constructor(nodes: readonly Statement[]) {
     const names = new Names();
     const expressions = new Expressions();
-    this.#body = new Statements(expressions).body(nodes, new Scope(names));
+    this.#scope = new Scope(names);
+    this.#body = new Statements(expressions).body(nodes, this.#scope);
     this.#copies = expressions.changesValues;
-    this.#locals = names.locals;
     this.usesChoice = expressions.usesChoice;
     this.names = names.all;
     this.reads = [...names.read].filter((name) => !GLOBALS.has(name));
@@ -93,7 +93,7 @@ export class CompiledTemplate {
       if (values[i] === undefined) values[i] = GLOBALS.get(this.names[i]);
       else if (this.#copies) values[i] = changeableCopy(values[i]);
     }
-    return this.#body({ values, locals: new Array(this.#locals), choose });
+    return withinLimits(() => this.#body({ values, locals: new Array(this.#scope.size), choose }));
   }
 }
 
@@ -113,5 +113,5 @@ export class CompiledTemplate {
  * ```
  */
 export function compileTemplate(source: string): CompiledTemplate {
-  return new CompiledTemplate(parseTemplate(source));
+  return withinLimits(() => new CompiledTemplate(parseTemplate(source)));
 }

@@ -3,38 +3,30 @@
  *
  * @module
  */
-import type { Binary, Call, Identifier, Node } from "./ast.ts";
-import { CHECKS } from "./checks.ts";
-import { FILTERS, inOrder } from "./filters.ts";
-import { callMethod, callValue, getAttribute, MUTATING } from "./methods.ts";
-import { type Chain, chain, COMPARISONS, OPERATORS } from "./operators.ts";
-import { add, getItem, iterate, negate, slice, truthy } from "./python.ts";
+import type { Arguments, Comparison, Expression, Filter } from "./ast.ts";
+import { argumentsOf, CHECKS } from "./checks.ts";
+import { inOrder } from "./filter.ts";
+import { FILTERS } from "./filters.ts";
+import { callMethod, callValue, getAttribute, getSubscript } from "./attributes.ts";
+import { MUTATING } from "./container_methods.ts";
+import { COMPARISONS, OPERATORS } from "./operators.ts";
+import { spend } from "./limits.ts";
+import { add, iterate, negate, slice, str, truthy } from "./python.ts";
 import type { Frame, Read, Scope } from "./scope.ts";
-import { GROUP, NEGATED_TEST, TEST, TUPLE } from "./tokens.ts";
 import {
-  isFloat,
+  entriesOf,
+  integral,
+  isDict,
   JinjaError,
   type Named,
-  numeric,
+  PyDict,
   setKey,
-  toFloat,
   Tuple,
   typeName,
 } from "./values.ts";
 
-const CONSTANTS: Readonly<Record<string, unknown>> = {
-  true: true,
-  True: true,
-  false: false,
-  False: false,
-  none: null,
-  None: null,
-};
-
-/** Filters that make do with an undefined value. */
-const LENIENT = new Set(
-  ["default", "d", ...[TEST, NEGATED_TEST].flatMap((is) => [is + "defined", is + "undefined"])],
-);
+/** Filters and tests that make do with an undefined value. */
+const LENIENT = new Set(["default", "d"]), LENIENT_TESTS = new Set(["defined", "undefined"]);
 const CHOOSING = new Set(["choice", "random"]);
 const NO_NAMED: Named = {};
 
@@ -50,51 +42,88 @@ export class Expressions {
    *
    * @param lenient whether the template copes where the value is undefined
    */
-  compile(node: Node, scope: Scope, lenient = false): Read {
+  compile(node: Expression, scope: Scope, lenient = false): Read {
     switch (node.type) {
-      case "IntegerLiteral":
-      case "StringLiteral":
+      case "constant":
         return constant(node.value);
-      case "FloatLiteral":
-        return constant(toFloat(node.value));
-      case "Identifier":
-        if (Object.hasOwn(CONSTANTS, node.value)) return constant(CONSTANTS[node.value]);
-        return scope.read(node.value, lenient);
-      case "ArrayLiteral":
-      case "TupleLiteral":
-      case "ObjectLiteral":
-        return this.#literal(node, scope);
-      case "MemberExpression":
-        return this.#member(node, scope);
-      case "CallExpression":
-        return this.#call(node, scope);
-      case "BinaryExpression":
-        return this.#binary(node, scope);
-      case "UnaryExpression": {
-        const value = this.compile(node.argument, scope);
-        if (node.operator.value === "not") return (frame) => !truthy(value(frame));
-        return node.operator.value === "-"
-          ? (frame) => negate(value(frame))
-          : (frame) => add(0, value(frame));
+      case "name":
+        return scope.read(node.name, lenient);
+      case "list":
+      case "tuple":
+      case "dict": {
+        const build = this.#build(node, scope);
+        return isConstant(node) ? this.#shared(build) : build;
       }
-      case "Ternary": {
-        const test = this.compile(node.condition, scope);
-        const [a, b] = [node.trueExpr, node.falseExpr].map((part) => this.compile(part, scope));
-        return (frame) => truthy(test(frame)) ? a(frame) : b(frame);
+      case "attribute": {
+        const owner = this.compile(node.owner, scope), { name } = node;
+        this.#noteMutating(name);
+        return (frame) => getAttribute(owner(frame), name, node.owner);
       }
-      case "SelectExpression": {
-        const test = this.compile(node.test, scope), value = this.compile(node.lhs, scope);
-        return (frame) => truthy(test(frame)) ? value(frame) : undefined;
+      case "item":
+        return this.#item(node, scope);
+      case "call":
+        return this.call(node, scope);
+      case "unary":
+        return this.#unary(node, scope);
+      case "condition": {
+        const test = this.compile(node.test, scope), yes = this.compile(node.yes, scope);
+        const no = node.no ? this.compile(node.no, scope) : constant(undefined);
+        return (frame) => truthy(test(frame)) ? yes(frame) : no(frame);
       }
-      case "FilterExpression":
-        return this.#filter(node.operand, node.filter, scope, lenient);
+      case "filter":
+        return this.filter(node, scope);
+      case "test": {
+        const check = CHECKS.get(node.name)!, wanted = !node.negated;
+        const value = this.compile(node.operand, scope, LENIENT_TESTS.has(node.name));
+        const { placed, count } = this.#arguments(node.args, scope);
+        if (count !== argumentsOf(node.name)) return wrongArguments(node.name);
+        return (frame) => check(value(frame), placed(frame)) === wanted;
+      }
+      case "slice":
+        throw new JinjaError("TemplateSyntaxError", "a slice within a tuple is not supported");
     }
-    throw new JinjaError("TemplateSyntaxError", `unexpected ${describe(node)}`);
+    return this.#operator(node, scope);
   }
 
-  #literal(node: Collection, scope: Scope): Read {
-    const build = this.#build(node, scope);
-    return isConstant(node) ? this.#shared(build) : build;
+  #operator(
+    node: Expression & { type: "binary" | "and" | "or" | "concat" | "compare" },
+    scope: Scope,
+  ): Read {
+    switch (node.type) {
+      case "binary": {
+        const a = this.compile(node.left, scope), b = this.compile(node.right, scope);
+        const compute = OPERATORS.get(node.operator)!;
+        return (frame) => compute(a(frame), b(frame));
+      }
+      case "and":
+      case "or": {
+        const a = this.compile(node.left, scope), b = this.compile(node.right, scope);
+        const stop = node.type === "or";
+        return (frame) => {
+          const first = a(frame);
+          return truthy(first) === stop ? first : b(frame);
+        };
+      }
+      case "concat": {
+        const items = node.items.map((item) => this.compile(item, scope));
+        return (frame) => {
+          let text = "";
+          for (const item of items) text += str(item(frame));
+          spend(text.length);
+          return text;
+        };
+      }
+      case "compare":
+        return this.#comparison(node.first, node.rest, scope);
+    }
+  }
+
+  #unary(node: Expression & { type: "unary" }, scope: Scope): Read {
+    const value = this.compile(node.operand, scope);
+    if (node.operator === "not") return (frame) => !truthy(value(frame));
+    return node.operator === "-"
+      ? (frame) => negate(value(frame))
+      : (frame) => add(0, value(frame));
   }
 
   /** Builds a fixed value once, unless the template has methods that could change it. */
@@ -104,135 +133,115 @@ export class Expressions {
   }
 
   #build(node: Collection, scope: Scope): Read {
-    if (node.type === "ObjectLiteral") {
-      const pairs = Array.from(
-        node.value,
-        (pair) => pair.map((part) => this.compile(part, scope)),
-      );
+    if (node.type === "dict") {
+      const pairs = node.pairs.map((pair) => pair.map((part) => this.compile(part, scope)));
       return (frame) => {
-        const dict = new Map<unknown, unknown>();
+        const dict = new PyDict();
         for (const [key, value] of pairs) setKey(dict, key(frame), value(frame));
         return dict;
       };
     }
-    const items = node.value.map((item) => this.compile(item, scope));
-    if (node.type === "ArrayLiteral") return (frame) => items.map((item) => item(frame));
+    const items = node.items.map((item) => this.compile(item, scope));
+    if (node.type === "list") return (frame) => items.map((item) => item(frame));
     return (frame) => Tuple.from(items, (item) => item(frame));
   }
 
-  #member(node: Node & { type: "MemberExpression" }, scope: Scope): Read {
-    const { property } = node;
-    const owner = this.compile(node.object, scope);
-    const what = `'${describe(node.object)}'`;
-    if (property.type === "SliceExpression") {
-      const [start, stop, step] = [property.start, property.stop, property.step]
-        .map((part) => part && this.compile(part, scope));
+  #item({ owner: ownerNode, key: keyNode }: Expression & { type: "item" }, scope: Scope): Read {
+    const owner = this.compile(ownerNode, scope);
+    if (keyNode.type === "slice") {
+      const [start, stop, step] = [0, 1, 2].map((i) => {
+        const bound = keyNode.bounds[i];
+        return bound && this.compile(bound, scope);
+      });
       return (frame) => {
-        const value = defined(owner(frame), what);
+        const value = owner(frame);
+        if (value === undefined) getSubscript(value, 0, ownerNode);
         return slice(value, bound(start, frame), bound(stop, frame), bound(step, frame));
       };
     }
-    if (!node.computed && property.type === "Identifier") {
-      const name = property.value;
-      return (frame) => getAttribute(owner(frame), name, what);
+    // A key that is computed may name a method as well; `getSubscript` refuses those that change values.
+    if (keyNode.type === "constant" && typeof keyNode.value === "string") {
+      this.#noteMutating(keyNode.value);
     }
-    const key = this.compile(property, scope);
-    return (frame) => getItem(defined(owner(frame), what), key(frame));
+    const key = this.compile(keyNode, scope);
+    const isFixed = keyNode.type === "constant";
+    return (frame) => getSubscript(owner(frame), key(frame), ownerNode, isFixed);
   }
 
-  #call({ callee, args }: Call, scope: Scope): Read {
-    const { placed, named } = this.#arguments(args, scope);
-    const what = `'${describe(callee)}'`;
-    if (
-      callee.type === "MemberExpression" && callee.property.type === "Identifier" &&
-      !callee.computed
-    ) {
-      const name = callee.property.value, owner = this.compile(callee.object, scope);
-      const ownerText = `'${describe(callee.object)}'`;
-      this.changesValues ||= MUTATING.has(name);
-      return (frame) => callMethod(owner(frame), name, ownerText, placed(frame), named(frame));
+  #noteMutating(name: string): void {
+    this.changesValues ||= MUTATING.has(name);
+  }
+
+  /** Compiles a call; a call block gives it a `caller`. */
+  call(
+    { callee, args }: Expression & { type: "call" },
+    scope: Scope,
+    caller?: Read,
+  ): Read {
+    const { placed, named: given } = this.#arguments(args, scope);
+    const named = caller ? (frame: Frame) => ({ ...given(frame), caller: caller(frame) }) : given;
+    if (callee.type === "attribute") {
+      const { name } = callee, owner = this.compile(callee.owner, scope);
+      this.#noteMutating(name);
+      return (frame) => callMethod(owner(frame), name, callee.owner, placed(frame), named(frame));
     }
     const value = this.compile(callee, scope);
-    return (frame) => callValue(value(frame), what, placed(frame), named(frame));
+    return (frame) => callValue(value(frame), callee, placed(frame), named(frame));
   }
 
-  #arguments(nodes: readonly Node[], scope: Scope): Arguments {
-    const byPlace = nodes.filter((node) => node.type !== "KeywordArgumentExpression");
-    const byName = nodes.filter((node) => node.type === "KeywordArgumentExpression");
-    const values = byPlace.map((node) => this.compile(node, scope));
-    const pairs = byName.map(({ key, value }) => [key.value, this.compile(value, scope)] as const);
-    const placed = (frame: Frame) => values.map((value) => value(frame));
+  #arguments({ placed, named, spread, spreadNamed }: Arguments, scope: Scope): Given {
+    const values = placed.map((node) => this.compile(node, scope));
+    const pairs = named.map(([name, node]) => [name, this.compile(node, scope)] as const);
+    const more = spread && this.compile(spread, scope);
+    const moreNamed = spreadNamed && this.compile(spreadNamed, scope);
+    const byPlace = (frame: Frame) => values.map((value) => value(frame));
+    const byName = (frame: Frame): Named =>
+      Object.fromEntries(pairs.map(([name, value]) => [name, value(frame)]));
+    const isFixed = !more && placed.every(isConstant);
     return {
-      count: values.length,
-      hasNamed: pairs.length > 0,
-      placed: byPlace.every(isConstant) ? this.#shared(placed) : placed,
-      named: pairs.length === 0
+      count: more ? Infinity : values.length,
+      hasNamed: pairs.length > 0 || moreNamed !== undefined,
+      placed: isFixed
+        ? this.#shared(byPlace)
+        : more
+        ? (frame) => [...byPlace(frame), ...iterate(more(frame))]
+        : byPlace,
+      named: moreNamed
+        ? (frame) => withNames(byName(frame), moreNamed(frame))
+        : pairs.length === 0
         ? () => NO_NAMED
-        : (frame) => Object.fromEntries(pairs.map(([name, value]) => [name, value(frame)])),
+        : byName,
     };
   }
 
-  #filter(operand: Node, filter: Identifier | Call, scope: Scope, lenient: boolean): Read {
-    const callee = filter.type === "CallExpression" ? filter.callee : filter;
-    const name = callee.type === "Identifier" ? callee.value : describe(callee);
-    const value = this.compile(
-      operand,
-      scope,
-      LENIENT.has(name) || (name === GROUP && lenient),
-    );
-    if (name === GROUP) return value;
-    if (name === TUPLE) return (frame) => Tuple.from(iterate(value(frame)));
-    const { placed, named, count, hasNamed } = this.#arguments(
-      filter.type === "Identifier" ? [] : filter.args,
-      scope,
-    );
-    if (name.startsWith(TEST)) {
-      const wanted = !name.startsWith(NEGATED_TEST);
-      const check = CHECKS.get(name.slice((wanted ? TEST : NEGATED_TEST).length))!;
-      return (frame) => check(value(frame), placed(frame)) === wanted;
-    }
-    this.usesChoice ||= CHOOSING.has(name);
-    const { parameters, run } = FILTERS.get(name)!;
-    if (!hasNamed && (!parameters || count <= parameters.length)) {
+  /** Compiles a filter; `text` is what it filters if it is a block's. */
+  filter(node: Filter, scope: Scope, text?: Read): Read {
+    const { name, operand } = node;
+    const isInner = operand?.type === "filter" && text !== undefined;
+    const value = isInner
+      ? this.filter(operand, scope, text)
+      : operand
+      ? this.compile(operand, scope, LENIENT.has(name))
+      : text!;
+    const { placed, named, count, hasNamed } = this.#arguments(node.args, scope);
+    this.usesChoice ||= CHOOSING.has(name) || name === "map" && mayChoose(node.args);
+    const known = FILTERS.get(name)!, { parameters, needed = 0, run } = known;
+    if (!hasNamed && (!parameters || count <= parameters.length && count >= needed)) {
       return (frame) => run(value(frame), placed(frame), frame.choose, NO_NAMED);
     }
     return (frame) => {
       const item = value(frame), given = placed(frame), byName = named(frame);
-      const args = parameters ? inOrder(name, parameters, given, byName) : given;
+      const args = parameters ? inOrder(name, known, given, byName) : given;
       return run(item, args, frame.choose, byName);
     };
   }
 
-  #binary(node: Binary, scope: Scope): Read {
-    const operator = node.operator.value;
-    if (operator === "and" || operator === "or") {
-      const a = this.compile(node.left, scope), b = this.compile(node.right, scope);
-      const stop = operator === "or";
-      return (frame) => {
-        const first = a(frame);
-        return truthy(first) === stop ? first : b(frame);
-      };
-    }
-    if (COMPARISONS.has(operator)) {
-      return this.#comparison(chain(node, [...COMPARISONS.keys()]), scope);
-    }
-    if (!["+", "-", "~"].includes(operator)) {
-      return this.#compute(operator, this.compile(node.left, scope), node.right, scope);
-    }
-    return this.#sum(chain(node, ["+", "-", "~"]), scope);
-  }
-
-  #compute(operator: string, a: Read, right: Node, scope: Scope): Read {
-    const b = this.compile(right, scope), compute = OPERATORS.get(operator)!;
-    return (frame) => compute(a(frame), b(frame));
-  }
-
   /** `a < b < c` is `a < b and b < c`, with `b` evaluated once. */
-  #comparison({ first, rest }: Chain, scope: Scope): Read {
+  #comparison(first: Expression, rest: readonly Comparison[], scope: Scope): Read {
     const start = this.compile(first, scope);
-    const links = rest.map(({ operator, node }) => ({
+    const links = rest.map(({ operator, operand }) => ({
       holds: COMPARISONS.get(operator)!,
-      value: this.compile(node, scope),
+      value: this.compile(operand, scope),
     }));
     if (links.length === 1) {
       const [{ holds, value }] = links;
@@ -243,63 +252,65 @@ export class Expressions {
       return links.every(({ holds, value }) => holds(left, left = value(frame)));
     };
   }
+}
 
-  /** Jinja's `~` binds tighter than `+` and `-`; the parser gives them one rank. */
-  #sum({ first, rest }: Chain, scope: Scope): Read {
-    let total: Read | undefined, operator = "";
-    let term = this.compile(first, scope);
-    for (const link of rest) {
-      if (link.operator === "~") {
-        term = this.#compute("~", term, link.node, scope);
-        continue;
-      }
-      total = total ? binary(operator, total, term) : term;
-      operator = link.operator;
-      term = this.compile(link.node, scope);
-    }
-    return total ? binary(operator, total, term) : term;
-  }
+/** A test with too many arguments or too few fails where it is asked. */
+function wrongArguments(name: string): Read {
+  const wanted = argumentsOf(name) === 1 ? "one argument" : "no argument";
+  return () => {
+    throw new JinjaError("TypeError", `the test ${name} takes ${wanted}`);
+  };
+}
+
+/** Whether `map` may apply a filter that picks one of several. */
+function mayChoose({ placed, spread }: Arguments): boolean {
+  const [name] = placed;
+  if (!name) return spread !== undefined;
+  return name.type !== "constant" || CHOOSING.has(String(name.value));
 }
 
 /** The arguments of a call. */
-interface Arguments {
+interface Given {
   count: number;
   hasNamed: boolean;
   placed(frame: Frame): readonly unknown[];
   named(frame: Frame): Named;
 }
 
-type Collection = Node & { type: "ArrayLiteral" | "TupleLiteral" | "ObjectLiteral" };
+type Collection = Expression & { type: "list" | "tuple" | "dict" };
 
-function isConstant(node: Node): boolean {
+function isConstant(node: Expression): boolean {
   switch (node.type) {
-    case "IntegerLiteral":
-    case "FloatLiteral":
-    case "StringLiteral":
+    case "constant":
       return true;
-    case "Identifier":
-      return Object.hasOwn(CONSTANTS, node.value);
-    case "ArrayLiteral":
-    case "TupleLiteral":
-      return node.value.every(isConstant);
-    case "ObjectLiteral":
-      return [...node.value].flat().every(isConstant);
+    case "list":
+    case "tuple":
+      return node.items.every(isConstant);
+    case "dict":
+      return node.pairs.flat().every(isConstant);
   }
   return false;
-}
-
-function binary(operator: string, a: Read, b: Read): Read {
-  const compute = OPERATORS.get(operator)!;
-  return (frame) => compute(a(frame), b(frame));
 }
 
 function constant(value: unknown): Read {
   return () => value;
 }
 
-function defined(value: unknown, what: string): unknown {
-  if (value === undefined) throw new JinjaError("UndefinedError", `${what} is undefined`);
-  return value;
+/** Named arguments with those of a dict. */
+function withNames(named: Named, dict: unknown): Named {
+  if (!isDict(dict)) {
+    const kind = typeName(dict);
+    throw new JinjaError("TypeError", `argument after ** must be a mapping, not ${kind}`);
+  }
+  const names = new Map(Object.entries(named));
+  for (const [key, value] of entriesOf(dict)) {
+    if (typeof key !== "string") throw new JinjaError("TypeError", "keywords must be strings");
+    if (names.has(key)) {
+      throw new JinjaError("TypeError", `got multiple values for keyword argument '${key}'`);
+    }
+    names.set(key, value);
+  }
+  return Object.fromEntries(names);
 }
 
 /** One end of a slice. */
@@ -307,18 +318,7 @@ function bound(read: Read | undefined, frame: Frame): number | undefined {
   if (!read) return undefined;
   const value = read(frame);
   if (value === null) return undefined;
-  const number = numeric(value);
-  if (number !== undefined && !isFloat(value)) return number;
+  const number = integral(value);
+  if (number !== undefined) return Number(number);
   throw new JinjaError("TypeError", `slice indices must be integers, got ${typeName(value)}`);
-}
-
-/** A node as a message names it. */
-function describe(node: Node): string {
-  if (node.type === "Identifier") return node.value;
-  if (node.type !== "MemberExpression") return "the expression";
-  const { object, property, computed } = node;
-  if (!computed && property.type === "Identifier") return `${describe(object)}.${property.value}`;
-  const key = property.type === "StringLiteral" ? `"${property.value}"` : undefined;
-  const index = property.type === "IntegerLiteral" ? String(property.value) : undefined;
-  return `${describe(object)}[${key ?? index ?? "…"}]`;
 }

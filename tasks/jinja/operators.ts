@@ -1,9 +1,9 @@
 /**
- * Operators by their symbol, and how they group.
+ * Operators by their symbol.
  *
  * @module
  */
-import type { Binary, Node } from "./ast.ts";
+import { Markup } from "./markup.ts";
 import { printf } from "./printf.ts";
 import {
   add,
@@ -15,9 +15,9 @@ import {
   modulo,
   multiply,
   power,
-  str,
   subtract,
 } from "./python.ts";
+import { JinjaError } from "./values.ts";
 
 /** Compares two values. */
 export type Compare = (a: unknown, b: unknown) => boolean;
@@ -36,33 +36,20 @@ export const COMPARISONS: ReadonlyMap<string, Compare> = new Map<string, Compare
   ["not in", (a, b) => !isIn(a, b)],
 ]);
 
+/** `%` of a text fills it in. */
+export function remainder(a: unknown, b: unknown): unknown {
+  if (typeof a === "string") return printf(a, b);
+  if (!(a instanceof Markup)) return modulo(a, b);
+  throw new JinjaError("TypeError", "'%' on a text that is marked safe is not supported");
+}
+
 /** All others but `and` and `or`. */
 export const OPERATORS: ReadonlyMap<string, Compute> = new Map<string, Compute>([
   ["+", add],
   ["-", subtract],
-  ["~", (a, b) => str(a) + str(b)],
   ["*", multiply],
   ["/", divide],
   ["//", floorDivide],
-  ["%", (a, b) => typeof a === "string" ? printf(a, b) : modulo(a, b)],
+  ["%", remainder],
   ["**", power],
 ]);
-
-/** Operands joined by operators of one rank. */
-export interface Chain {
-  /** The leftmost operand. */
-  first: Node;
-  /** The others, each with the operator before it. */
-  rest: readonly { operator: string; node: Node }[];
-}
-
-/** Takes apart what the parser has nested to the left. */
-export function chain(node: Binary, operators: readonly string[]): Chain {
-  const rest: { operator: string; node: Node }[] = [];
-  let first: Node = node;
-  while (first.type === "BinaryExpression" && operators.includes(first.operator.value)) {
-    rest.unshift({ operator: first.operator.value, node: first.right });
-    first = first.left;
-  }
-  return { first, rest };
-}

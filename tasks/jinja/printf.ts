@@ -3,12 +3,24 @@
  *
  * @module
  */
-import { fixedText, integerText } from "./numbers.ts";
+import { PyDecimal } from "./decimal.ts";
+import { spend } from "./limits.ts";
+import { exponentialText, fixedText, floatOf, generalText, integerText } from "./numbers.ts";
 import { getItem, repr, str } from "./python.ts";
-import { slicePoints } from "./text.ts";
-import { hasKey, isDict, isFloat, JinjaError, numeric, Tuple, typeName } from "./values.ts";
+import { asciiRepr, slicePoints } from "./text.ts";
+import {
+  hasKey,
+  integral,
+  isDict,
+  JinjaError,
+  numeric,
+  PyObject,
+  Tuple,
+  typeName,
+  wholeNumber,
+} from "./values.ts";
 
-const DIRECTIVE = /%(?:\((.*?)\))?([-+ 0#]*)(\*|\d+)?(\.(?:\*|\d+)?)?(.?)/gsu;
+const DIRECTIVE = /%(?:\((.*?)\))?([-+ 0#]*)(\*|\d+)?(\.(?:\*|\d+)?)?[hlL]?(.?)/gsu;
 
 /**
  * Fills in a format string.
@@ -36,10 +48,12 @@ export function printf(format: string, value: unknown): string {
     if (kind === "%") return "%";
     if (kind === "") throw new JinjaError("ValueError", "incomplete format");
     if (name !== undefined) byName = true;
-    const size = width === "*" ? integer(next()) : Number(width ?? 0);
-    const digits = point === ".*" ? integer(next()) : point && Number(point.slice(1));
+    const size = width === "*" ? small(next()) : Number(width ?? 0);
+    const digits = point === ".*" ? small(next()) : point && Number(point.slice(1));
     const item = name === undefined ? next() : named(value, name);
-    return pad(directive(kind, item, digits === "" ? undefined : digits, flags), size, flags, kind);
+    spend(Math.abs(size) + (digits || 0));
+    const shown = directive(kind, item, digits === "" ? undefined : digits, flags);
+    return pad(shown, Math.abs(size), size < 0 ? flags + "-" : flags, kind);
   });
   if (used < values.length && !byName && !hasItems(value)) {
     throw new JinjaError("TypeError", "not all arguments converted during string formatting");
@@ -62,27 +76,55 @@ function named(values: unknown, name: string): unknown {
 function directive(kind: string, value: unknown, digits: number | undefined, flags: string) {
   switch (kind) {
     case "s":
-    case "r": {
-      const text = kind === "s" ? str(value) : repr(value);
+    case "r":
+    case "a": {
+      const text = kind === "s" ? str(value) : kind === "r" ? repr(value) : asciiRepr(repr(value));
       return digits === undefined ? text : slicePoints(text, 0, digits);
     }
     case "c":
-      return typeof value === "string" ? value : String.fromCodePoint(integer(value));
+      return character(value);
     case "d":
     case "i":
     case "u":
-      return signed(integerText(Math.trunc(number(value, kind))), digits ?? 0, flags);
+      return signed(integerText(truncated(value, kind)), digits ?? 0, flags);
+    case "e":
+    case "E":
     case "f":
     case "F":
-      return signed(fixedText(number(value, kind), digits ?? 6), 0, flags);
+    case "g":
+    case "G":
+      return signed(floatText(kind, real(value, kind), digits ?? 6, flags), 0, flags);
     case "x":
-      return signed(integer(value).toString(16), digits ?? 0, flags);
     case "X":
-      return signed(integer(value).toString(16).toUpperCase(), digits ?? 0, flags);
     case "o":
-      return signed(integer(value).toString(8), digits ?? 0, flags);
+      return based(kind, value, digits ?? 0, flags);
   }
   throw new JinjaError("ValueError", `unsupported format character '${kind}'`);
+}
+
+function floatText(kind: string, value: number, digits: number, flags: string): string {
+  const lower = kind.toLowerCase(), keepZeros = flags.includes("#");
+  const text = lower === "f"
+    ? fixedText(value, digits)
+    : lower === "e"
+    ? exponentialText(value, digits)
+    : generalText(value, digits, keepZeros);
+  return kind === lower ? text : text.toUpperCase();
+}
+
+function based(kind: string, value: unknown, digits: number, flags: string): string {
+  const radix = kind === "o" ? 8 : 16, prefix = flags.includes("#") ? `0${kind}` : "";
+  const body = signed(integer(value, kind).toString(radix), digits, flags);
+  const text = kind === "X" ? body.toUpperCase() : body;
+  return text.replace(/^[-+ ]?/, (sign) => sign + prefix);
+}
+
+function character(value: unknown): string {
+  if (typeof value === "string" && [...value].length === 1) return value;
+  const code = integral(value);
+  if (code === undefined) throw new JinjaError("TypeError", "%c requires int or char");
+  if (code >= 0 && code <= 0x10ffff) return String.fromCodePoint(Number(code));
+  throw new JinjaError("OverflowError", "%c arg not in range(0x110000)");
 }
 
 /** Adds leading zeros up to a number of digits, and the sign that the flags ask for. */
@@ -96,22 +138,58 @@ function pad(text: string, width: number, flags: string, kind: string): string {
   const missing = width - [...text].length;
   if (missing <= 0) return text;
   if (flags.includes("-")) return text + " ".repeat(missing);
-  if (!flags.includes("0") || "src".includes(kind)) return " ".repeat(missing) + text;
-  const sign = /^[-+ ]?/.exec(text)![0];
-  return sign + "0".repeat(missing) + text.slice(sign.length);
+  const isText = "srac".includes(kind);
+  if (!flags.includes("0") || isText) return " ".repeat(missing) + text;
+  const sign = /^[-+ ]?(?:0[xXo])?/.exec(flags.includes("#") ? text : text[0] ?? "")![0];
+  const kept = flags.includes("#") ? sign : sign.replace("0", "");
+  return kept + "0".repeat(missing) + text.slice(kept.length);
 }
 
-function number(value: unknown, kind: string): number {
+function real(value: unknown, kind: string): number {
+  if (value instanceof PyDecimal) return value.toNumber();
   const number = numeric(value);
-  if (number !== undefined) return number;
-  throw new JinjaError(
+  if (number !== undefined) return floatOf(number);
+  throw notReal(value, kind);
+}
+
+/** A number without what stands behind its point. */
+function truncated(value: unknown, kind: string): number | bigint {
+  if (value instanceof PyDecimal) return value.toInteger();
+  const number = numeric(value);
+  if (number === undefined) throw notReal(value, kind);
+  return toInteger(number);
+}
+
+/** `int(number)`. */
+export function toInteger(number: number | bigint): number | bigint {
+  if (typeof number === "bigint") return number;
+  if (Number.isNaN(number)) {
+    throw new JinjaError("ValueError", "cannot convert float NaN to integer");
+  }
+  if (!Number.isFinite(number)) {
+    throw new JinjaError("OverflowError", "cannot convert float infinity to integer");
+  }
+  return wholeNumber(Math.trunc(number))!;
+}
+
+function notReal(value: unknown, kind: string): JinjaError {
+  return new JinjaError(
     "TypeError",
     `%${kind} format: a real number is required, not ${typeName(value)}`,
   );
 }
 
-function integer(value: unknown): number {
-  const number = numeric(value);
-  if (number !== undefined && !isFloat(value)) return number;
-  throw new JinjaError("TypeError", `an integer is required, not ${typeName(value)}`);
+function integer(value: unknown, kind: string): number | bigint {
+  const number = integral(value);
+  if (number !== undefined) return number;
+  throw new JinjaError(
+    "TypeError",
+    `%${kind} format: an integer is required, not ${typeName(value)}`,
+  );
+}
+
+function small(value: unknown): number {
+  const number = value instanceof PyObject ? undefined : integral(value);
+  if (number !== undefined) return Number(number);
+  throw new JinjaError("TypeError", "* wants int");
 }

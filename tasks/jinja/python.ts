@@ -3,16 +3,20 @@
  *
  * @module
  */
-import { decimalOf, PyDecimal } from "./decimal.ts";
-import { PyDuration, PyMoment } from "./moments.ts";
-import { floatText, integerText } from "./numbers.ts";
 import { PyBytes } from "./bytes.ts";
+import { decimalOf, PyDecimal } from "./decimal.ts";
+import { spend, spendReading, spendSteps } from "./limits.ts";
+import { escaped, Markup, plainText } from "./markup.ts";
+import { PyDuration, PyMoment } from "./moments.ts";
+import { floatOf, floatText, integerText, ofFloats, ofIntegers, type Operator } from "./numbers.ts";
+import { PyRange } from "./range.ts";
 import { characterAt, countPoints, slicePoints } from "./text.ts";
 import {
   checkHashable,
   type Dict,
   entriesOf,
   hasKey,
+  integral,
   isDict,
   isFloat,
   JinjaError,
@@ -41,7 +45,7 @@ import {
  */
 export function str(value: unknown): string {
   if (typeof value === "string") return value;
-  if (value instanceof PyObject) return value.text() ?? repr(value);
+  if (value instanceof PyObject && !(value instanceof Lazy)) return value.text() ?? repr(value);
   return value === undefined ? "" : repr(value);
 }
 
@@ -49,6 +53,7 @@ export function str(value: unknown): string {
 export function repr(value: unknown): string {
   switch (typeof value) {
     case "string":
+      spendReading(value);
       return quote(value);
     case "number":
       return Number.isInteger(value) ? integerText(value) : floatText(value);
@@ -57,22 +62,42 @@ export function repr(value: unknown): string {
     case "undefined":
       return "Undefined";
     case "bigint":
-      return String(value);
+      return integerText(value);
   }
   if (value === null) return "None";
   if (value instanceof PyFloat) return floatText(value.value);
-  if (value instanceof Tuple) {
-    return `(${value.map(repr).join(", ")}${value.length === 1 ? "," : ""})`;
+  if (value instanceof Markup) return `Markup(${quote(value.value)})`;
+  return container(value) ?? (value as PyObject).repr() ?? noText(value);
+}
+
+/** The lists and dicts that are being written: one within itself is `[...]`. */
+const open = new Set<unknown>();
+
+function container(value: unknown): string | undefined {
+  const [begin, end] = brackets(value);
+  if (begin === undefined) return undefined;
+  if (open.has(value)) return `${begin}...${end}`;
+  open.add(value);
+  try {
+    const body = isDict(value)
+      ? entriesOf(value).map(([key, item]) => `${repr(key)}: ${repr(item)}`).join(", ")
+      : itemsOf(value).map(repr).join(", ");
+    spend(8 + body.length);
+    return `${begin}${body}${value instanceof Tuple && value.length === 1 ? "," : ""}${end}`;
+  } finally {
+    open.delete(value);
   }
-  if (Array.isArray(value)) return `[${value.map(repr).join(", ")}]`;
-  if (value instanceof Lazy && value.isView) {
-    return `${value.type}([${value.take().map(repr).join(", ")}])`;
-  }
-  if (value instanceof Namespace) return `<Namespace ${repr(value.attributes)}>`;
-  if (isDict(value)) {
-    return `{${entriesOf(value).map(([key, item]) => `${repr(key)}: ${repr(item)}`).join(", ")}}`;
-  }
-  return (value as PyObject).repr() ?? noText(value);
+}
+
+function brackets(value: unknown): [string, string] | [] {
+  if (Array.isArray(value)) return value instanceof Tuple ? ["(", ")"] : ["[", "]"];
+  if (value instanceof Lazy) return value.isView ? [`${value.type}([`, "])"] : [];
+  if (value instanceof Namespace) return ["<Namespace {", "}>"];
+  return isDict(value) ? ["{", "}"] : [];
+}
+
+function itemsOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : (value as Lazy).take();
 }
 
 /** Python would print an address in memory. */
@@ -110,13 +135,18 @@ export function truthy(value: unknown): boolean {
 
 /** `a == b`: `1`, `1.0` and `True` are equal, `1` and `"1"` are not, nor a list and a tuple. */
 export function equals(a: unknown, b: unknown): boolean {
+  if (typeof a === "string" && typeof b === "string") return a === b;
+  const x = numeric(a), y = numeric(b);
+  if (x !== undefined && y !== undefined) return x == y; // An integer of any size and a float, too.
   if (a === b) return true;
-  if (typeof a === "string" || typeof b === "string") return false;
-  if (b instanceof PyObject && !(b instanceof PyFloat)) return b.compareTo(a) === 0;
+  if (a instanceof Markup || b instanceof Markup) {
+    const text = plainText(a);
+    return text !== undefined && text === plainText(b);
+  }
   if (a instanceof PyObject && !(a instanceof PyFloat)) return a.compareTo(b) === 0;
-  const number = numeric(a);
-  if (number !== undefined) return number === numeric(b);
+  if (b instanceof PyObject && !(b instanceof PyFloat)) return b.compareTo(a) === 0;
   if (Array.isArray(a)) {
+    spendSteps(1);
     return Array.isArray(b) && a instanceof Tuple === b instanceof Tuple &&
       a.length === b.length && a.every((item, i) => equals(item, b[i]));
   }
@@ -125,6 +155,7 @@ export function equals(a: unknown, b: unknown): boolean {
 
 function equalDicts(a: Dict, b: Dict): boolean {
   const entries = entriesOf(a);
+  spendSteps(1 + entries.length);
   return entries.length === entriesOf(b).length &&
     entries.every(([key, item]) => hasKey(b, key) && equals(item, lookUp(b, key)));
 }
@@ -136,16 +167,18 @@ function equalDicts(a: Dict, b: Dict): boolean {
  * @throws {JinjaError} if Python does not compare the two
  */
 export function compare(a: unknown, b: unknown, symbol = "<"): number {
+  spend(1);
   const x = numeric(a), y = numeric(b);
-  if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : x === y ? 0 : NaN;
-  if (typeof a === "string" && typeof b === "string") return compareText(a, b);
+  if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : x == y ? 0 : NaN;
+  const s = plainText(a), t = plainText(b);
+  if (s !== undefined && t !== undefined) return compareText(s, t);
   if (a instanceof PyObject) {
     const order = a.compareTo(b);
-    if (order !== undefined) return order;
+    if (order !== undefined && !(a instanceof PyRange)) return order;
   }
   if (b instanceof PyObject) {
     const order = b.compareTo(a);
-    if (order !== undefined) return -order;
+    if (order !== undefined && !(b instanceof PyRange)) return -order;
   }
   if (Array.isArray(a) && Array.isArray(b) && a instanceof Tuple === b instanceof Tuple) {
     const at = a.findIndex((item, i) => i >= b.length || !equals(item, b[i]));
@@ -158,6 +191,7 @@ export function compare(a: unknown, b: unknown, symbol = "<"): number {
 /** By code points: UTF-16 units put what lies beyond U+FFFF before U+E000. */
 function compareText(a: string, b: string): number {
   if (a === b) return 0;
+  spendReading(a.length < b.length ? a : b);
   let at = 0;
   while (at < a.length && at < b.length && a[at] === b[at]) at++;
   const x = a.charCodeAt(at), y = b.charCodeAt(at);
@@ -169,8 +203,11 @@ function compareText(a: string, b: string): number {
 
 /** `item in container`. */
 export function isIn(item: unknown, container: unknown): boolean {
-  if (typeof container === "string") {
-    if (typeof item === "string") return container.includes(item);
+  const text = plainText(container);
+  if (text !== undefined) {
+    spendReading(text);
+    const part = plainText(item);
+    if (part !== undefined) return text.includes(part);
     throw new JinjaError(
       "TypeError",
       `'in <string>' requires string as left operand, not ${typeName(item)}`,
@@ -180,41 +217,63 @@ export function isIn(item: unknown, container: unknown): boolean {
     checkHashable(item);
     return hasKey(container, item);
   }
-  return iterate(container).some((other) => equals(item, other));
+  if (container instanceof PyRange && integral(item) !== undefined) return container.includes(item);
+  const items = iterate(container);
+  spendSteps(items.length);
+  return items.some((other) => equals(item, other));
 }
 
 /** The items of whatever can be gone through; an undefined value has none. */
 export function iterate(value: unknown): readonly unknown[] {
   if (Array.isArray(value)) return value;
   if (value === undefined) return [];
-  if (typeof value === "string") return [...value];
+  const text = plainText(value);
+  if (text !== undefined) {
+    spendSteps(text.length);
+    return [...text];
+  }
   if (value instanceof Lazy) return value.take();
-  if (isDict(value)) return value instanceof Map ? [...value.keys()] : Object.keys(value);
+  if (isDict(value)) {
+    const keys = value instanceof Map ? [...value.keys()] : Object.keys(value);
+    spendSteps(keys.length);
+    return keys;
+  }
   const items = value instanceof PyObject ? value.items() : undefined;
   if (items) return items;
   throw new JinjaError("TypeError", `'${typeName(value)}' object is not iterable`);
 }
 
 /** `len(value)`; of an undefined value, 0. */
-export function lengthOf(value: unknown): number {
+export function lengthOf(value: unknown): number | bigint {
   if (Array.isArray(value)) return value.length;
-  if (value instanceof PyBytes) return value.value.length;
-  if (typeof value === "string") return countPoints(value);
   if (value === undefined) return 0;
-  if (isDict(value) || (value instanceof Lazy && value.isView)) return iterate(value).length;
+  const text = plainText(value);
+  if (text !== undefined) {
+    spendReading(text);
+    return countPoints(text);
+  }
+  if (value instanceof PyBytes) return value.value.length;
+  if (value instanceof PyRange) return value.length;
+  if (value instanceof Map) return value.size;
+  if (isDict(value)) return Object.keys(value).length;
+  if (value instanceof Lazy && value.isView) return value.take().length;
   throw new JinjaError("TypeError", `object of type '${typeName(value)}' has no len()`);
 }
 
 /** `value[key]`; what is not there is undefined, as everywhere in Jinja. */
 export function getItem(value: unknown, key: unknown): unknown {
-  if (typeof key === "string") return isDict(value) ? lookUp(value, key) : undefined;
-  if (Array.isArray(value) || typeof value === "string") {
-    const index = key instanceof PyFloat ? undefined : numeric(key);
-    if (index === undefined || !Number.isInteger(index)) return undefined;
-    if (typeof value === "string") return characterAt(value, index);
-    return value[index < 0 ? index + value.length : index];
-  }
-  return isDict(value) ? lookUp(value, key) : undefined;
+  if (isDict(value)) return lookUp(value, key instanceof Markup ? key.value : key);
+  const index = integral(key);
+  if (index === undefined) return undefined;
+  if (value instanceof PyRange) return value.at(index);
+  const at = Number(index);
+  if (Array.isArray(value)) return value[at < 0 ? at + value.length : at];
+  if (value instanceof PyBytes) return value.value.at(at < -value.value.length ? Infinity : at);
+  const text = plainText(value);
+  if (text === undefined) return undefined;
+  spendReading(text);
+  const character = characterAt(text, at);
+  return value instanceof Markup && character !== undefined ? new Markup(character) : character;
 }
 
 /** `value[start:stop:step]`; `undefined` is a bound left out. */
@@ -222,103 +281,124 @@ export function slice(
   value: unknown,
   start: number | undefined,
   stop: number | undefined,
-  step: number | undefined,
+  step = 1,
 ): unknown {
+  if (step === 0) throw new JinjaError("ValueError", "slice step cannot be zero");
   if (typeof value === "string") {
-    if (step === undefined || step === 1) return slicePoints(value, start, stop);
+    spend(value.length);
+    if (step === 1) return slicePoints(value, start, stop);
     return stepThrough([...value], start, stop, step).join("");
+  }
+  if (value instanceof Markup) return new Markup(slice(value.value, start, stop, step) as string);
+  if (value instanceof PyRange) {
+    return value.slice(...bounds(Number(value.length), start, stop, step), step);
+  }
+  if (value instanceof PyBytes) {
+    return new PyBytes(Uint8Array.from(stepThrough(value.items(), start, stop, step)));
   }
   if (!Array.isArray(value)) {
     throw new JinjaError("TypeError", `'${typeName(value)}' object is not subscriptable`);
   }
-  if (step === undefined || step === 1) return value.slice(start, stop);
+  spendSteps(value.length);
+  if (step === 1) return value.slice(start, stop);
   return (value instanceof Tuple ? Tuple : Array).from(stepThrough(value, start, stop, step));
 }
 
-function stepThrough<T>(items: readonly T[], start?: number, stop?: number, step = 1): T[] {
-  if (step === 0) throw new JinjaError("ValueError", "slice step cannot be zero");
-  const n = items.length, back = step < 0;
+/** The first place of a slice, and the place to stop before. */
+function bounds(n: number, start?: number, stop?: number, step = 1): [number, number] {
+  const back = step < 0;
   const clip = (at: number) =>
     Math.min(Math.max(at < 0 ? at + n : at, back ? -1 : 0), back ? n - 1 : n);
-  const first = start === undefined ? (back ? n - 1 : 0) : clip(start);
-  const end = stop === undefined ? (back ? -1 : n) : clip(stop);
+  return [
+    start === undefined ? (back ? n - 1 : 0) : clip(start),
+    stop === undefined ? (back ? -1 : n) : clip(stop),
+  ];
+}
+
+function stepThrough<T>(items: readonly T[], start?: number, stop?: number, step = 1): T[] {
+  const [first, end] = bounds(items.length, start, stop, step);
   const taken: T[] = [];
-  for (let i = first; back ? i > end : i < end; i += step) taken.push(items[i]);
+  for (let i = first; step < 0 ? i > end : i < end; i += step) taken.push(items[i]);
   return taken;
 }
 
 /** `a + b`. */
 export function add(a: unknown, b: unknown): unknown {
-  if (typeof a === "string" && typeof b === "string") return a + b;
+  if (typeof a === "string" && typeof b === "string") {
+    spend(a.length + b.length);
+    return a + b;
+  }
+  if (a instanceof Markup || b instanceof Markup) {
+    const texts = [a, b].map((part) => typeof part === "string" ? escaped(part) : plainText(part));
+    if (!texts.includes(undefined)) return new Markup(add(texts[0], texts[1]) as string);
+  }
   if (Array.isArray(a) && Array.isArray(b) && a instanceof Tuple === b instanceof Tuple) {
+    spendSteps(a.length + b.length);
     return a.concat(b);
   }
-  return arithmetic("+", a, b, (x, y) => x + y);
+  return arithmetic("+", a, b);
 }
 
 /** `a * b`. */
 export function multiply(a: unknown, b: unknown): unknown {
-  if (typeof b === "string" || Array.isArray(b)) [a, b] = [b, a];
-  const times = isFloat(b) ? undefined : numeric(b);
-  if (times !== undefined && typeof a === "string") return a.repeat(Math.max(0, times));
-  if (times !== undefined && Array.isArray(a)) {
+  if (typeof b === "string" || Array.isArray(b) || b instanceof Markup) [a, b] = [b, a];
+  const times = integral(b);
+  if (times !== undefined && (typeof a === "string" || Array.isArray(a) || a instanceof Markup)) {
+    const count = Math.max(0, Number(times));
+    if (a instanceof Markup) return new Markup(multiply(a.value, times) as string);
+    if (typeof a === "string") {
+      spend(a.length * count);
+      return a === "" ? a : a.repeat(count);
+    }
     const items = a;
+    spendSteps(items.length * count);
     return (a instanceof Tuple ? Tuple : Array)
-      .from({ length: a.length * Math.max(0, times) }, (_, i) => items[i % items.length]);
+      .from({ length: items.length && items.length * count }, (_, i) => items[i % items.length]);
   }
-  return arithmetic("*", a, b, (x, y) => x * y);
+  return arithmetic("*", a, b);
 }
 
 /** `a / b`, always a float. */
 export function divide(a: unknown, b: unknown): unknown {
-  return arithmetic("/", a, b, (x, y) => x / notZero(y), true);
+  return arithmetic("/", a, b);
 }
 
 /** `a // b`. */
 export function floorDivide(a: unknown, b: unknown): unknown {
-  return arithmetic("//", a, b, (x, y) => Math.floor(x / notZero(y)));
+  return arithmetic("//", a, b);
 }
 
 /** `a % b` of numbers: the result has the sign of `b`. */
 export function modulo(a: unknown, b: unknown): unknown {
-  return arithmetic("%", a, b, (x, y) => {
-    const rest = x % notZero(y);
-    return rest !== 0 && rest < 0 !== y < 0 ? rest + y : rest;
-  });
+  return arithmetic("%", a, b);
 }
 
 /** `a ** b`. */
 export function power(a: unknown, b: unknown): unknown {
-  const exponent = numeric(b);
-  if (numeric(a) === 0 && exponent !== undefined && exponent < 0) notZero(0);
-  return arithmetic("**", a, b, (x, y) => x ** y, exponent !== undefined && exponent < 0);
+  return arithmetic("**", a, b);
 }
 
 /** `a - b`. */
 export function subtract(a: unknown, b: unknown): unknown {
-  return arithmetic("-", a, b, (x, y) => x - y);
+  return arithmetic("-", a, b);
 }
 
 /** `-value`. */
 export function negate(value: unknown): unknown {
+  if (value instanceof PyDecimal) return value.negated();
+  if (value instanceof PyDuration) return new PyDuration(-value.length);
   return subtract(isFloat(value) ? new PyFloat(-0) : 0, value);
 }
 
-function arithmetic(
-  symbol: string,
-  a: unknown,
-  b: unknown,
-  compute: (x: number, y: number) => number,
-  always = false,
-): unknown {
+function arithmetic(symbol: Operator, a: unknown, b: unknown): unknown {
   const x = numeric(a), y = numeric(b);
   if (x === undefined || y === undefined) {
     const special = ofMoments(symbol, a, b) ?? ofDecimals(symbol, a, b);
     if (special !== undefined) return special;
     throw notFor(`unsupported operand type(s) for ${symbol}:`, a, b, " and ");
   }
-  const result = compute(x, y);
-  return always || isFloat(a) || isFloat(b) ? toFloat(result) : result;
+  if (isFloat(a) || isFloat(b)) return toFloat(ofFloats(symbol, floatOf(x), floatOf(y)));
+  return ofIntegers(symbol, x, y);
 }
 
 /** Decimals calculate with one another and with integers, not with floats. */
@@ -346,11 +426,6 @@ function ofMoments(symbol: string, a: unknown, b: unknown): unknown {
     return a.moved(b, symbol === "+" ? 1n : -1n);
   }
   return symbol === "-" ? a.since(b) : undefined;
-}
-
-function notZero(divisor: number): number {
-  if (divisor === 0) throw new JinjaError("ZeroDivisionError", "division by zero");
-  return divisor;
 }
 
 function notFor(text: string, a: unknown, b: unknown, between: string): JinjaError {

@@ -1,51 +1,19 @@
 /**
- * Turns text, `if`, `for` and `set` into closures that return what they print.
+ * Turns text and statements into closures that return what they print.
  *
  * @module
  */
-import type { For, Node } from "./ast.ts";
+import type { For, Macro, Statement, Target } from "./ast.ts";
 import type { Expressions } from "./expressions.ts";
+import { spend, spendSteps } from "./limits.ts";
+import { Loop } from "./loop.ts";
+import { macroOf } from "./macro.ts";
 import { iterate, str, truthy } from "./python.ts";
-import type { Frame, Scope, Write } from "./scope.ts";
-import { GROUP } from "./tokens.ts";
-import { JinjaError, Namespace, PyObject } from "./values.ts";
+import type { Frame, Read, Scope, Write } from "./scope.ts";
+import { JinjaError, Namespace } from "./values.ts";
 
 /** What a part of a template prints. */
 export type Print = (frame: Frame) => string;
-
-/** `loop` of one loop. */
-class Loop extends PyObject {
-  readonly type = "LoopContext";
-  index = 0;
-
-  constructor(readonly all: readonly unknown[]) {
-    super();
-  }
-
-  override attribute(name: string): unknown {
-    const { index, all: items } = this;
-    switch (name) {
-      case "index":
-        return index + 1;
-      case "index0":
-        return index;
-      case "revindex":
-        return items.length - index;
-      case "revindex0":
-        return items.length - index - 1;
-      case "first":
-        return index === 0;
-      case "last":
-        return index === items.length - 1;
-      case "length":
-        return items.length;
-      case "previtem":
-        return items[index - 1];
-      case "nextitem":
-        return items[index + 1];
-    }
-  }
-}
 
 /** Compiles the statements of one template. */
 export class Statements {
@@ -57,7 +25,7 @@ export class Statements {
   }
 
   /** Statements and text, one after the other. */
-  body(nodes: readonly Node[], scope: Scope): Print {
+  body(nodes: readonly Statement[], scope: Scope): Print {
     const parts: (string | Print)[] = [];
     for (const node of nodes) {
       const part = this.#statement(node, scope);
@@ -75,102 +43,185 @@ export class Statements {
     };
   }
 
-  #statement(node: Node, scope: Scope): string | Print {
+  #statement(node: Statement, scope: Scope): string | Print {
     switch (node.type) {
-      case "Comment":
-        return "";
-      case "StringLiteral":
-        return node.value;
-      case "If": {
-        const test = this.#expressions.compile(node.test, scope);
-        const body = this.body(node.body, scope), otherwise = this.body(node.alternate, scope);
-        return (frame) => truthy(test(frame)) ? body(frame) : otherwise(frame);
+      case "text":
+        return node.text;
+      case "print": {
+        const value = this.#expressions.compile(node.value, scope);
+        return (frame) => str(value(frame));
       }
-      case "For":
+      case "if":
+        return this.#if(node, scope);
+      case "for":
         return this.#loop(node, scope);
-      case "Set": {
-        const value = node.value
-          ? this.#expressions.compile(node.value, scope)
-          : this.#block(node.body, scope);
-        const write = this.#target(node.assignee, scope, (name) => scope.assign(name));
+      case "set": {
+        const value = this.#expressions.compile(node.value, scope);
+        return this.#set(value, node.target, scope);
+      }
+      case "set block": {
+        const body = this.#block(node.body, scope);
+        const { filter } = node;
+        return this.#set(
+          filter ? this.#expressions.filter(filter, scope, body) : body,
+          node.target,
+          scope,
+        );
+      }
+      case "filter block": {
+        const filter = this.#expressions.filter(node.filter, scope, this.#block(node.body, scope));
+        return (frame) => str(filter(frame));
+      }
+      case "with":
+        return this.#with(node, scope);
+      case "macro": {
+        const write = scope.assign(node.macro.name);
+        const macro = this.#macro(node.macro, scope);
         return (frame) => {
-          write(frame, value(frame));
+          write(frame, macro(frame));
           return "";
         };
       }
+      case "call block": {
+        const caller = this.#macro(node.caller, scope);
+        const call = this.#expressions.call(node.call, scope, caller);
+        return (frame) => str(call(frame));
+      }
     }
-    const value = this.#expressions.compile(node, scope);
-    return (frame) => str(value(frame));
   }
 
-  #block(nodes: readonly Node[], outer: Scope): Print {
+  #if({ branches, otherwise }: Statement & { type: "if" }, scope: Scope): Print {
+    const compiled = branches.map(({ test, body }) => ({
+      test: this.#expressions.compile(test, scope),
+      body: this.body(body, scope),
+    }));
+    const rest = this.body(otherwise, scope);
+    if (compiled.length === 1) {
+      const [{ test, body }] = compiled;
+      return (frame) => truthy(test(frame)) ? body(frame) : rest(frame);
+    }
+    return (frame) => {
+      for (const { test, body } of compiled) if (truthy(test(frame))) return body(frame);
+      return rest(frame);
+    };
+  }
+
+  #set(value: Read, target: Target, scope: Scope): Print {
+    const write = this.#target(target, scope, (name) => scope.assign(name));
+    return (frame) => {
+      write(frame, value(frame));
+      return "";
+    };
+  }
+
+  /** Values are those of outside, whatever the names before them say. */
+  #with({ pairs, body: nodes }: Statement & { type: "with" }, outer: Scope): Print {
+    const values = pairs.map(([, value]) => this.#expressions.compile(value, outer));
     const scope = outer.inner();
+    const writes = pairs.map(([target]) =>
+      this.#target(target, outer, (name) => scope.declare(name))
+    );
     const body = this.body(nodes, scope);
     return (frame) => {
+      const given = values.map((value) => value(frame));
+      writes.forEach((write, i) => write(frame, given[i]));
       scope.enter(frame);
       return body(frame);
     };
   }
 
-  #loop({ loopvar, iterable, body: nodes, defaultBlock }: For, outer: Scope): Print {
+  #block(nodes: readonly Statement[], outer: Scope): Print {
     const scope = outer.inner();
-    const filtered = iterable.type === "SelectExpression" ? iterable : undefined;
-    const list = this.#expressions.compile(filtered?.lhs ?? iterable, outer);
-    const write = this.#target(loopvar, outer, (name) => scope.declare(name));
-    const test = filtered && this.#expressions.compile(filtered.test, scope);
-    const writeLoop = scope.declare("loop");
     const body = this.body(nodes, scope);
-    const otherwise = this.#block(defaultBlock, outer);
     return (frame) => {
-      const all = iterate(list(frame));
-      const items = test
-        ? all.filter((item) => {
-          write(frame, item);
-          return truthy(test(frame));
-        })
-        : all;
-      if (items.length === 0) return otherwise(frame);
-      const loop = new Loop(items);
-      writeLoop(frame, loop);
-      let text = "";
-      for (const count = items.length; loop.index < count; loop.index++) {
-        write(frame, items[loop.index]);
-        scope.enter(frame);
-        text += body(frame);
-      }
+      scope.enter(frame);
+      const text = body(frame);
+      spend(text.length);
       return text;
     };
   }
 
+  #macro(macro: Macro, outer: Scope): Read {
+    const scope = outer.call();
+    const parameters = macro.parameters.map(({ name, otherwise }) => ({
+      name,
+      // A default may name the parameters before it.
+      otherwise: otherwise && this.#expressions.compile(otherwise, scope),
+      write: scope.declare(name),
+    }));
+    const extras = ["varargs", "kwargs", "caller"]
+      .filter((name) => macro.parameters.every((parameter) => parameter.name !== name))
+      .map((name) => [name, scope.declare(name)] as const);
+    const body = this.body(macro.body, scope);
+    const used = new Map(extras.filter(([name]) => scope.isRead(name)));
+    return macroOf({ name: macro.name, parameters, used, body, scope });
+  }
+
+  #loop({ target, list: listNode, test: testNode, ...node }: For, outer: Scope): Print {
+    const list = this.#expressions.compile(listNode, outer);
+    const scope = node.recursive ? outer.call() : outer.inner();
+    const write = this.#target(target, outer, (name) => {
+      if (name !== "loop") return scope.declare(name);
+      throw new JinjaError("TemplateSyntaxError", "a loop's items cannot be called 'loop'");
+    });
+    const test = testNode && this.#expressions.compile(testNode, scope);
+    const writeLoop = scope.declare("loop");
+    const body = this.body(node.body, scope);
+    const otherwise = this.#block(node.otherwise, outer);
+    const round = (value: unknown, frame: Frame, depth: number, again?: Loop["again"]): string => {
+      const items = test ? kept(iterate(value), frame, write, test) : iterate(value);
+      if (items.length === 0) return otherwise(node.recursive ? frame.outer! : frame);
+      const loop = new Loop(items, depth, again);
+      writeLoop(frame, loop);
+      let text = "";
+      for (const count = items.length; loop.index < count; loop.index++) {
+        spendSteps(1);
+        write(frame, items[loop.index]);
+        scope.enter(frame);
+        const part = body(frame);
+        spend(part.length);
+        text += part;
+      }
+      return text;
+    };
+    if (!node.recursive) return (frame) => round(list(frame), frame, 0);
+    const start = (value: unknown, outside: Frame, depth: number): string =>
+      round(value, scope.frame(outside), depth, (inner) => start(inner, outside, depth + 1));
+    return (frame) => start(list(frame), frame, 0);
+  }
+
   /** Writes to a name, to the names of a tuple, or to an attribute of a namespace. */
-  #target(node: Node, scope: Scope, writeName: (name: string) => Write): Write {
-    if (node.type === "Identifier") return writeName(node.value);
-    if (node.type === "FilterExpression" && node.filter.type === "Identifier") {
-      if (node.filter.value === GROUP) return this.#target(node.operand, scope, writeName);
-    }
-    if (node.type === "TupleLiteral") {
-      const writes = node.value.map((part) => this.#target(part, scope, writeName));
+  #target(node: Target, scope: Scope, writeName: (name: string) => Write): Write {
+    if (node.type === "name") return writeName(node.name);
+    if (node.type === "tuple") {
+      const writes = node.items.map((part) => this.#target(part, scope, writeName));
       return (frame, value) => {
         const items = iterate(value);
         if (items.length !== writes.length) throw wrongCount(items.length, writes.length);
         for (let i = 0; i < writes.length; i++) writes[i](frame, items[i]);
       };
     }
-    if (node.type === "MemberExpression" && node.property.type === "Identifier") {
-      const owner = this.#expressions.compile(node.object, scope), name = node.property.value;
-      return (frame, value) => {
-        const namespace = owner(frame);
-        if (!(namespace instanceof Namespace)) {
-          throw new JinjaError(
-            "TemplateRuntimeError",
-            "cannot assign attribute on non-namespace object",
-          );
-        }
-        namespace.attributes.set(name, value);
-      };
-    }
-    throw new JinjaError("TemplateSyntaxError", "cannot assign to an expression");
+    const owner = this.#expressions.compile(node.owner, scope), { name } = node;
+    return (frame, value) => {
+      const namespace = owner(frame);
+      if (!(namespace instanceof Namespace)) {
+        throw new JinjaError(
+          "TemplateRuntimeError",
+          "cannot assign attribute on non-namespace object",
+        );
+      }
+      namespace.attributes.set(name, value);
+    };
   }
+}
+
+/** The items that a loop's condition leaves. */
+function kept(items: readonly unknown[], frame: Frame, write: Write, test: Read): unknown[] {
+  spendSteps(items.length);
+  return items.filter((item) => {
+    write(frame, item);
+    return truthy(test(frame));
+  });
 }
 
 function wrongCount(got: number, expected: number): JinjaError {

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { spend } from "./limits.ts";
+
 /** Character class of what Python's `str.isspace` accepts; it differs from JavaScript's `\s`. */
 export const SPACE =
   "\\t-\\r\\x1c- \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
@@ -87,7 +89,13 @@ function splitAtSpace(text: string, limit: number): string[] {
 
 /** `str.replace`: nothing in either text is special. A negative `limit` is none. */
 export function replace(text: string, old: string, by: string, limit = -1): string {
-  if (limit < 0 && old !== "") return text.replaceAll(old, () => by);
+  if (limit < 0 && old !== "") {
+    if (by.length > old.length) {
+      spend(text.length + (text.split(old).length - 1) * (by.length - old.length));
+    }
+    return text.replaceAll(old, () => by);
+  }
+  spend(text.length * (1 + (old === "" ? by.length : 0)));
   const parts = old === "" ? ["", ...text, ""] : text.split(old);
   const cuts = limit < 0 ? parts.length - 1 : Math.min(limit, parts.length - 1);
   return parts.slice(0, cuts + 1).join(by) +
@@ -226,4 +234,153 @@ function fromEnd(text: string, count: number): number {
   let at = text.length;
   for (; count > 0 && at > 0; count--) at = before(text, at);
   return count > 0 ? -1 : at;
+}
+
+// --- more of Python's methods ---
+
+const LINE_END = "\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029";
+const LINE_ENDS = new RegExp(`\\r\\n|[${LINE_END}]`, "g");
+
+/** `str.splitlines`. */
+export function splitLines(text: string, keepEnds = false): string[] {
+  const lines: string[] = [];
+  let start = 0;
+  for (const { 0: end, index } of text.matchAll(LINE_ENDS)) {
+    lines.push(text.slice(start, keepEnds ? index + end.length : index));
+    start = index + end.length;
+  }
+  return start < text.length ? [...lines, text.slice(start)] : lines;
+}
+
+/** `str.rsplit`: a limited number of cuts is made from the end. */
+export function splitFromEnd(text: string, separator?: string, limit = -1): string[] {
+  if (limit < 0) return split(text, separator);
+  if (separator !== undefined) {
+    const parts = text.split(separator);
+    const cut = Math.max(0, parts.length - limit);
+    return cut === 0 ? parts : [parts.slice(0, cut).join(separator), ...parts.slice(cut)];
+  }
+  const parts: string[] = [];
+  let rest = stripEnd(text);
+  for (; rest !== "" && parts.length < limit; rest = stripEnd(rest)) {
+    let start = rest.length;
+    while (start > 0 && !isSpace(rest.charCodeAt(start - 1))) start--;
+    parts.unshift(rest.slice(start));
+    rest = rest.slice(0, start);
+  }
+  return rest === "" ? parts : [rest, ...parts];
+}
+
+/** `str.partition`, or from the end `str.rpartition`. */
+export function partition(text: string, separator: string, fromEnd = false): string[] {
+  const at = fromEnd ? text.lastIndexOf(separator) : text.indexOf(separator);
+  if (at < 0) return fromEnd ? ["", "", text] : [text, "", ""];
+  return [text.slice(0, at), separator, text.slice(at + separator.length)];
+}
+
+/** `str.center`, `str.ljust` and `str.rjust`. */
+export function justify(
+  text: string,
+  width: number,
+  fill: string,
+  where: "left" | "right" | "center",
+): string {
+  const missing = width - countPoints(text);
+  if (missing <= 0) return text;
+  spend(missing * fill.length + text.length);
+  if (where === "left") return text + fill.repeat(missing);
+  if (where === "right") return fill.repeat(missing) + text;
+  // What is odd goes to the left only where the width is odd, too.
+  const before = Math.floor(missing / 2) + (missing & width & 1);
+  return fill.repeat(before) + text + fill.repeat(missing - before);
+}
+
+/** `str.zfill`: zeros between the sign and the rest. */
+export function zeroFill(text: string, width: number): string {
+  const missing = width - countPoints(text);
+  if (missing <= 0) return text;
+  spend(width + text.length);
+  const sign = /^[-+]?/.exec(text)![0];
+  return sign + "0".repeat(missing) + text.slice(sign.length);
+}
+
+/** `str.expandtabs`. */
+export function expandTabs(text: string, size: number): string {
+  let column = 0, out = "";
+  for (const character of text) {
+    if (character === "\t") {
+      const count = size > 0 ? size - column % size : 0;
+      spend(count);
+      out += " ".repeat(count);
+      column += count;
+    } else {
+      out += character;
+      column = character === "\n" || character === "\r" ? 0 : column + 1;
+    }
+  }
+  return out;
+}
+
+/** `str.swapcase`. */
+export function swapCase(text: string): string {
+  return text.replace(/\p{Cased}+/gu, (run, at: number) => {
+    return [...run].map((letter, i) => {
+      if (!/\p{Lu}/u.test(letter)) return letter.toUpperCase();
+      // A sigma at the end of a word is another letter, which only its surroundings tell.
+      return letter === "Σ" ? lowerSigma(text, at, run, i) : letter.toLowerCase();
+    }).join("");
+  });
+}
+
+function lowerSigma(text: string, at: number, run: string, i: number): string {
+  const place = at + [...run].slice(0, i).join("").length;
+  return text.toLowerCase().length === text.length ? text.toLowerCase()[place] : "σ";
+}
+
+const KINDS: Readonly<Record<string, RegExp>> = {
+  isalpha: /^\p{L}+$/u,
+  isalnum: /^[\p{L}\p{N}]+$/u,
+  isascii: /^[\0-\x7f]*$/,
+  isdecimal: /^\p{Nd}+$/u,
+  // What Unicode calls digits beyond decimals: superscripts, circled and dotted ones.
+  isdigit:
+    /^[\p{Nd}\u00b2\u00b3\u00b9\u1369-\u1371\u19da\u2070\u2074-\u2079\u2080-\u2089\u2460-\u2468\u2474-\u247c\u2488-\u2490\u24ea\u24f5-\u24fd\u24ff\u2776-\u277e\u2780-\u2788\u278a-\u2792\u{10a40}-\u{10a43}\u{10e60}-\u{10e68}\u{11052}-\u{1105a}\u{1f100}-\u{1f10a}]+$/u,
+  isidentifier: /^[\p{ID_Start}_][\p{ID_Continue}]*$/u,
+  isnumeric: /^\p{N}+$/u,
+  isprintable: /^(?: |[^\p{C}\p{Z}])*$/u,
+  isspace: new RegExp(`^[${SPACE}]+$`),
+};
+
+/** Python's questions about all characters of a text, by the names of their methods. */
+export const CHARACTER_KINDS: ReadonlyMap<string, (text: string) => boolean> = new Map(
+  Object.entries(KINDS).map(([name, pattern]) => [name, (text: string) => pattern.test(text)]),
+);
+
+/** `str.islower` or `str.isupper`: some letter has that case, and none another. */
+export function isInCase(text: string, upper: boolean): boolean {
+  const other = upper ? /[\p{Ll}\p{Lt}]/u : /[\p{Lu}\p{Lt}]/u;
+  const own = upper ? /\p{Uppercase}/u : /\p{Lowercase}/u;
+  return own.test(text) && !other.test(text);
+}
+
+/** `str.istitle`: capitals follow what has no case, small letters follow letters. */
+export function isTitle(text: string): boolean {
+  let afterLetter = false, found = false;
+  for (const character of text) {
+    const isCapital = /[\p{Lu}\p{Lt}]/u.test(character);
+    const isSmall = !isCapital && /\p{Lowercase}/u.test(character);
+    if (isCapital && afterLetter || isSmall && !afterLetter) return false;
+    afterLetter = isCapital || isSmall;
+    found ||= afterLetter;
+  }
+  return found;
+}
+
+/** `ascii(value)` of what `repr` gave. */
+export function asciiRepr(text: string): string {
+  return text.replace(/[^\0-\x7f]/gu, (character) => {
+    const code = character.codePointAt(0)!, hex = code.toString(16);
+    if (code < 0x100) return "\\x" + hex;
+    return code < 0x10000 ? "\\u" + hex.padStart(4, "0") : "\\U" + hex.padStart(8, "0");
+  });
 }

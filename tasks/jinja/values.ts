@@ -4,10 +4,10 @@
  * | Python                 | here                                                       |
  * | ---------------------- | ---------------------------------------------------------- |
  * | `str`, `bool`, `None`  | string, boolean, `null`                                    |
- * | `int`                  | a whole number                                             |
+ * | `int`                  | a whole number, beyond ±(2⁵³ − 1) a `bigint`               |
  * | `float`                | a number that is not whole, or a {@link PyFloat}           |
  * | `list`, `tuple`        | an array, a {@link Tuple}                                  |
- * | `dict`                 | an object (keys are strings), or a `Map` (keys are values) |
+ * | `dict`                 | an object or `Map` with texts as keys, or a {@link PyDict} |
  * | `date`, `Decimal`, ... | a {@link PyObject} of `moments.ts`, `decimal.ts`, `bytes.ts` |
  * | Jinja's `Undefined`    | `undefined`                                                |
  *
@@ -20,9 +20,13 @@
 /** Names of the exceptions of Python and Jinja that a template can raise. */
 export type ErrorKind =
   | "AssertionError"
+  | "FilterArgumentError"
   | "IndexError"
   | "KeyError"
+  | "MemoryError"
   | "OverflowError"
+  | "RecursionError"
+  | "RuntimeError"
   | "TemplateRuntimeError"
   | "TemplateSyntaxError"
   | "TypeError"
@@ -161,10 +165,12 @@ export class Namespace extends PyObject {
 export class Lazy extends PyObject {
   /** Python's name of its type: `generator`, `zip`, `dict_keys`, ... */
   readonly type: string;
-  #items: unknown[];
+  readonly #items: readonly unknown[];
+  /** How many items have been given away. */
+  #taken = 0;
 
   /** Items under a type's name. */
-  constructor(type: string, items: unknown[]) {
+  constructor(type: string, items: readonly unknown[]) {
     super();
     this.type = type;
     this.#items = items;
@@ -176,17 +182,22 @@ export class Lazy extends PyObject {
   }
 
   /** Goes through the items. */
-  take(): unknown[] {
-    const items = this.#items;
-    if (!this.isView) this.#items = [];
+  take(): readonly unknown[] {
+    const items = this.#taken === 0 ? this.#items : this.#items.slice(this.#taken);
+    if (!this.isView) this.#taken = this.#items.length;
     return items;
+  }
+
+  /** The first item; it is then gone, as all are after {@link Lazy.take}. */
+  next(): unknown {
+    return this.isView ? this.#items[0] : this.#items[this.#taken++];
   }
 }
 
 /** A function of Python's or Jinja's, or a method with its object. */
 export class Callable extends PyObject {
-  /** Always `"builtin_function_or_method"`. */
-  readonly type = "builtin_function_or_method";
+  /** Python's name of its type. */
+  readonly type: string = "builtin_function_or_method";
   /** Its name in templates. */
   readonly name: string;
   /** What it does. */
@@ -200,8 +211,81 @@ export class Callable extends PyObject {
   }
 }
 
-/** Either form of a `dict`. */
+/** Any form of a `dict`. */
 export type Dict = Readonly<Record<string, unknown>> | Map<unknown, unknown>;
+
+/** A `dict` that a template makes or may change: 1, 1.0 and `True` are one key. */
+export class PyDict extends Map<unknown, unknown> {
+  /** What a key that is no text is known as, by what it has in common with its equals. */
+  readonly #known = new Map<unknown, unknown>();
+
+  /** A dict with these keys and values. */
+  static of(entries: Iterable<readonly [unknown, unknown]>): PyDict {
+    const dict = new PyDict();
+    for (const [key, value] of entries) dict.set(key, value);
+    return dict;
+  }
+
+  /** The key that equals one, if there is any. */
+  #same(key: unknown): unknown {
+    if (typeof key === "string") return key;
+    const hash = hashOf(key);
+    return this.#known.has(hash) ? this.#known.get(hash) : key;
+  }
+
+  /** The value of a key. */
+  override get(key: unknown): unknown {
+    return super.get(this.#same(key));
+  }
+
+  /** Whether it has a key. */
+  override has(key: unknown): boolean {
+    return super.has(this.#same(key));
+  }
+
+  /** Sets a key, which stays as it was first written. */
+  override set(key: unknown, value: unknown): this {
+    if (typeof key === "string") return super.set(key, value);
+    const hash = hashOf(key);
+    if (!this.#known.has(hash)) this.#known.set(hash, key);
+    return super.set(this.#known.get(hash), value);
+  }
+
+  /** Forgets a key. */
+  override delete(key: unknown): boolean {
+    if (typeof key === "string") return super.delete(key);
+    const same = this.#same(key);
+    this.#known.delete(hashOf(key));
+    return super.delete(same);
+  }
+
+  /** Forgets all keys. */
+  override clear(): void {
+    this.#known.clear();
+    super.clear();
+  }
+}
+
+/** What equal keys have in common, and no others. Lists and dicts have nothing of the kind. */
+function hashOf(key: unknown): unknown {
+  if (key instanceof Tuple) return `(${key.map(hashText).join()})`;
+  const number = numeric(key);
+  // Beyond 2⁵³ integers are bigints; so are the floats that equal them.
+  if (number !== undefined) return wholeNumber(number) ?? number;
+  return key instanceof PyObject ? key.hash : key;
+}
+
+/** No two texts of different keys are the same, whatever the strings in them. */
+function hashText(key: unknown): string {
+  const hash = typeof key === "string" ? key : hashOf(key);
+  if (key instanceof Tuple) return hash as string;
+  if (typeof hash !== "object" || hash === null) return JSON.stringify(`${typeof hash} ${hash}`);
+  identities.set(hash, identities.get(hash) ?? ++identityCount);
+  return `#${identities.get(hash)}`;
+}
+
+const identities = new WeakMap<object, number>();
+let identityCount = 0;
 
 /** Whether a value is a `dict`. */
 export function isDict(value: unknown): value is Dict {
@@ -222,11 +306,26 @@ export function typeName(value: unknown): string {
   return value instanceof PyObject ? value.type : "dict";
 }
 
-/** The value of a number or boolean as a JavaScript number; `undefined` for everything else. */
-export function numeric(value: unknown): number | undefined {
-  if (typeof value === "number") return value;
-  if (typeof value === "boolean" || typeof value === "bigint") return Number(value);
+/** The value of a number or boolean; `undefined` for everything else. */
+export function numeric(value: unknown): number | bigint | undefined {
+  if (typeof value === "number" || typeof value === "bigint") return value;
+  if (typeof value === "boolean") return Number(value);
   return value instanceof PyFloat ? value.value : undefined;
+}
+
+/** The value of an `int` or `bool`; `undefined` for everything else. */
+export function integral(value: unknown): number | bigint | undefined {
+  return isFloat(value) ? undefined : numeric(value);
+}
+
+/** A whole number as an `int` has it; `undefined` for one that is not whole. */
+export function wholeNumber(value: number | bigint): number | bigint | undefined {
+  if (typeof value === "number") {
+    if (Number.isSafeInteger(value)) return value + 0; // No -0.
+    return Number.isInteger(value) ? BigInt(value) : undefined;
+  }
+  const number = Number(value);
+  return Number.isSafeInteger(number) ? number : value;
 }
 
 /** Whether a value is a `float`. */
@@ -241,45 +340,28 @@ export function toFloat(value: number): number | PyFloat {
 
 /** The value of a dict's key; `undefined` if it has no such key. */
 export function lookUp(dict: Dict, key: unknown): unknown {
-  if (!(dict instanceof Map)) {
-    return typeof key === "string" && Object.hasOwn(dict, key) ? dict[key] : undefined;
-  }
-  const value = dict.get(key);
-  return value !== undefined || typeof key === "string" ? value : dict.get(sameKey(dict, key));
+  if (dict instanceof Map) return dict.get(key);
+  return typeof key === "string" && Object.hasOwn(dict, key) ? dict[key] : undefined;
 }
 
 /** Whether a dict has a key. */
 export function hasKey(dict: Dict, key: unknown): boolean {
-  if (!(dict instanceof Map)) return typeof key === "string" && Object.hasOwn(dict, key);
-  return dict.has(sameKey(dict, key));
+  if (dict instanceof Map) return dict.has(key);
+  return typeof key === "string" && Object.hasOwn(dict, key);
 }
 
 /** Sets a key of a dict. */
-export function setKey(dict: Map<unknown, unknown>, key: unknown, value: unknown): void {
+export function setKey(dict: PyDict, key: unknown, value: unknown): void {
   checkHashable(key);
-  dict.set(sameKey(dict, key), value);
+  dict.set(key, value);
 }
 
 /** Lists and dicts are no keys. */
 export function checkHashable(key: unknown): void {
-  if (Array.isArray(key) && !(key instanceof Tuple) || isDict(key)) {
+  if (key instanceof Tuple) key.forEach(checkHashable);
+  else if (Array.isArray(key) || isDict(key)) {
     throw new JinjaError("TypeError", `unhashable type: '${typeName(key)}'`);
   }
-}
-
-/** The key that a dict knows a key as: 1, 1.0 and `True` are one key to Python, three to a `Map`. */
-function sameKey(dict: Map<unknown, unknown>, key: unknown): unknown {
-  if (typeof key === "string" || key === null || dict.has(key)) return key;
-  if (key instanceof Tuple) return [...dict.keys()].find((known) => sameTuple(known, key)) ?? key;
-  const number = numeric(key);
-  if (number === undefined) return key;
-  for (const known of dict.keys()) if (numeric(known) === number) return known;
-  return key;
-}
-
-function sameTuple(a: unknown, b: unknown): boolean {
-  if (!(a instanceof Tuple && b instanceof Tuple)) return (numeric(a) ?? a) === (numeric(b) ?? b);
-  return a.length === b.length && a.every((item, i) => sameTuple(item, b[i]));
 }
 
 /** Keys and values of a dict, in order. */

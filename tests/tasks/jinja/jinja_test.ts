@@ -6,6 +6,7 @@ import { compileTemplate } from "../../../tasks/jinja/evaluate.ts";
 import { floatText } from "../../../tasks/jinja/numbers.ts";
 import { slicePoints, strip, truncate } from "../../../tasks/jinja/text.ts";
 import { JinjaError, PyFloat } from "../../../tasks/jinja/values.ts";
+import { BUILTINS, STATEMENTS } from "./jinja_builtins_table.ts";
 import { BLOCKS, ERRORS, EXPRESSIONS, VARIABLES } from "./jinja_table.ts";
 
 const choose = (n: number) => 1 % n;
@@ -24,7 +25,7 @@ function failure(run: () => unknown): JinjaError {
   return assert.fail("expected an error");
 }
 
-for (const [what, rows] of Object.entries(EXPRESSIONS)) {
+for (const [what, rows] of Object.entries({ ...EXPRESSIONS, ...BUILTINS })) {
   Deno.test(`jinja: ${what}`, () => {
     for (const [expression, expected] of rows) {
       assert.equal(render(`{{ ${expression} }}`), expected, expression);
@@ -32,7 +33,7 @@ for (const [what, rows] of Object.entries(EXPRESSIONS)) {
   });
 }
 
-for (const [what, rows] of Object.entries(BLOCKS)) {
+for (const [what, rows] of Object.entries({ ...BLOCKS, ...STATEMENTS })) {
   Deno.test(`jinja: ${what}`, () => {
     for (const [source, expected] of rows) assert.equal(render(source), expected, source);
   });
@@ -87,7 +88,7 @@ Deno.test("jinja: line ends in a template become newlines, and the last one goes
 });
 
 Deno.test("jinja: a colon may end a statement, as in Python", () => {
-  const source = "{% for x in nums: %}{% if x == 1: %}a{% else: %}b{% endif %}{% endfor: %}";
+  const source = "{% for x in nums: %}{% if x == 1: %}a{% else: %}b{% endif %}{% endfor %}";
   assert.equal(render(source), "babba");
 });
 
@@ -152,11 +153,16 @@ Deno.test("jinja: syntax errors name the line", () => {
     ["\n\n{% foo %}", 3, /no statement named 'foo'/],
     ["{{ x }}\n{{ x | titel }}", 2, /no filter named 'titel'; did you mean title\?/],
     ["{{ x is defind }}", 1, /no test named 'defind'; did you mean defined\?/],
-    ["{% if x %}\n{% endfor %}", 2, /got 'endfor'/],
+    ["{% if x %}\n{% endfor %}", 2, /expected {% endif %}, got 'endfor'/],
     ["{% if x %}\n", 1, /end of the template/],
-    ["\n{{ f(*x) }}", 2, /\* before an argument/],
-    ["\n{% set a.b() = 1 %}", 2, /expected a name to set/],
-    ["{% macro f() %}{% endmacro %}", 1, /no statement named 'macro'/],
+    ["\n{{ f(*x, *y) }}", 2, /arguments are out of order/],
+    ["\n{% set a.b() = 1 %}", 2, /expected %}, got '\('/],
+    ["{% set true = 1 %}", 1, /expected a name to set/],
+    ["a\n{{ 'b }}", 2, /a text without its closing '/],
+    ["{{ (1 }}", 1, /unexpected '}'/],
+    ["{# a\n", 1, /expected #}/],
+    ["\n{% raw %}", 2, /expected {% endraw %}/],
+    ["{{ '\\x4' }}", 1, /the escape \\x is cut short/],
   ];
   for (const [source, line, message] of lines) {
     const error = failure(() => compileTemplate(source));
