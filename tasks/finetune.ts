@@ -9,8 +9,8 @@
  * @module
  */
 
-import { mkdir, readdir, rm } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { mkdir } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import { parameterCount, specialIds } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
@@ -22,11 +22,12 @@ import {
   type FinetuneSettings,
   resolveFinetune,
 } from "./config/finetune.ts";
-import { expectFields, fields } from "./files/fields.ts";
+import { expectFields, fields, text } from "./files/fields.ts";
 import { readJson, writeJson } from "./files/json.ts";
 import { expectSeal, sealed } from "./files/seal.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
 import { type Mixture, MixtureOrder, resolveMixture } from "./prompts/mixture.ts";
+import { CONTENT, contentOf, expectSameContent } from "./prompts/mixture_content.ts";
 import {
   type ModelOptions,
   readModel,
@@ -46,14 +47,18 @@ import {
   type PairShapes,
 } from "./train/pair_batches.ts";
 import {
-  expectNoRun,
+  expectCheckpoint,
   expectSame,
-  forgetUnsaved,
   hasCheckpoint,
   millions,
+  readBegunWith,
   readOwnConfig,
+  remover,
+  startAfresh,
+  takeRun,
+  writeBegunWith,
 } from "./checkpoints/run_folder.ts";
-import { exists, writeFile } from "./files/write.ts";
+import { writeFile } from "./files/write.ts";
 import { trainLoop } from "./train/loop.ts";
 import { type CpuRoom, expectRoom } from "./train/room.ts";
 import { Opened, rankOf } from "./train/setting.ts";
@@ -92,6 +97,12 @@ export interface FinetuneJob {
    * @ignore
    */
   group?: Communicator;
+  /**
+   * Names a job that may start again in this process: it keeps the run's folder.
+   *
+   * @ignore
+   */
+  job?: string;
   /** Aborted when the user wants the job to stop. */
   interrupted?: { readonly aborted: boolean };
   /** Where lines for the user go; standard error if absent. */
@@ -134,7 +145,9 @@ export async function finetune(
   const { group, output, interrupted, leads, say, openDevice } = rankOf(job);
 
   // Settings: those of the checkpoint, or the preset's with the user's.
-  const open = () => job.resume === true ? savedRun(job) : newRun(job);
+  using held = new DisposableStack();
+  const take = async (run: string) => void (leads && held.use(await takeRun(run, "finetune", job)));
+  const open = () => job.resume === true ? savedRun(job, take) : newRun(job, take);
   const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
   if (job.cpu) expectFit(config, group.size, job.cpu);
   const tokenizer = model.tokenizer.json;
@@ -153,7 +166,9 @@ export async function finetune(
   }
   const shapes = choosePairShapes(begun, config);
   const read = () => readHeldout(config, mixture, run, tokenizer);
-  const heldoutWindow = await firstThenAll(group, "reading the held-out rows", read);
+  const heldoutRows = await firstThenAll(group, "reading the held-out rows", read);
+  const content = contentsOf(model, mixture, heldoutRows?.mixture);
+  if (resume && leads) await expectSameData(run, content);
 
   // Model: the pretrained one without its auxiliary model and RTD head.
   const device = opened.add(await openDevice());
@@ -170,14 +185,15 @@ export async function finetune(
     const { parts, parameters } = trainer;
     const read = () => readModelWeights(device, model, parts, parameters);
     await group.patiently("reading the model's weights", read);
-    if (leads) await beginRun(run, config, model, { ...mixtureRecord(mixture), table });
+    const record = { ...mixtureRecord(mixture), table };
+    if (leads) await beginRun(run, config, model, record, content);
   }
 
   // Updates, with evaluations and checkpoints between them.
   opened.keep();
   const batches = pairBatches(windows, shapes, config, mixture, group);
-  const heldout = heldoutWindow &&
-    layOutWindow(heldoutWindow, shapes, specialIds(config.model), group);
+  const heldout = heldoutRows &&
+    layOutWindow(heldoutRows.window, shapes, specialIds(config.model), group);
   const data = { batches, heldout: heldout && (() => heldout) };
   await trainLoop(trainer, config, data, { run, resume, interrupted, output });
 
@@ -213,7 +229,10 @@ interface Begun {
   model: RunModel;
 }
 
-async function newRun(job: FinetuneJob): Promise<Begun> {
+/** Takes a run's folder for this job. */
+type Take = (run: string) => Promise<void>;
+
+async function newRun(job: FinetuneJob, take: Take): Promise<Begun> {
   const { given, sample = { data: "", templates: "" } } = job;
   const from = fromOf(job);
   if (!job.sample && given.data === undefined && given.templates === undefined) {
@@ -230,13 +249,14 @@ async function newRun(job: FinetuneJob): Promise<Begun> {
   const name = nameOf(config);
   const run = job.out ??
     (model.released ? join("runs", `${shortName(from)}-${name}`) : join(from, name));
-  if (job.resume === "requeue") {
-    if (await hasCheckpoint(run)) {
-      return await savedRun({ ...job, run, model: undefined, out: undefined });
-    }
-    await forgetUnsaved(run);
+  await take(run);
+  if (job.resume === "requeue" && await hasCheckpoint(run)) {
+    return await savedRun(
+      { ...job, run, model: undefined, out: undefined },
+      () => Promise.resolve(),
+    );
   }
-  await expectNoRun(run);
+  await startAfresh(run, "finetune");
   return { run, config, model, resume: false };
 }
 
@@ -246,17 +266,6 @@ function fromOf({ run, model }: Pick<FinetuneJob, "run" | "model">): string {
   return from;
 }
 
-/** Puts a folder back to what it is now, if it is there at all. */
-async function remover(folder: string): Promise<() => Promise<void>> {
-  if (!await exists(folder)) return () => rm(folder, { recursive: true, force: true });
-  const before = await readdir(folder);
-  return async () => {
-    for (const name of await readdir(folder)) {
-      if (!before.includes(name)) await rm(join(folder, name), { recursive: true });
-    }
-  };
-}
-
 /** A folder name for a mixture: `T0`, `all`, `rotten_tomatoes+trec`. */
 function nameOf({ mixture }: FinetuneConfig): string {
   const names = mixture.map((name) => basename(name, ".txt"));
@@ -264,7 +273,7 @@ function nameOf({ mixture }: FinetuneConfig): string {
 }
 
 /** The config of the run folder, which flags may repeat but not change. */
-async function savedRun(job: FinetuneJob): Promise<Begun> {
+async function savedRun(job: FinetuneJob, take: Take): Promise<Begun> {
   if (job.model !== undefined) {
     throw new UserError(
       "--resume: goes on with a finetuning run: give it as --run, without --model",
@@ -280,15 +289,24 @@ async function savedRun(job: FinetuneJob): Promise<Begun> {
   }
   const { kind, from, preset, source, model: _, datasets, ...settings } = contents;
   const saved = validate(FINETUNE_CONFIG, settings, join(run, "config.json"));
-  expectSame(run, saved, given);
-  if (!await hasCheckpoint(run)) {
-    throw new UserError(
-      `${run}: the run has no checkpoint yet; delete the folder and start it again`,
-    );
-  }
+  // Rows and templates are compared by their contents: they may lie elsewhere now.
+  const { data = saved.data, templates = saved.templates, ...others } = given;
+  const mixture = given.mixture?.map(fileOrName);
+  expectSame(run, { ...saved, mixture: saved.mixture?.map(fileOrName) }, {
+    ...others,
+    ...(mixture && { mixture }),
+  });
+  await take(run);
+  await expectCheckpoint(run);
   const model = await readRunModel(run);
-  const rest = { kind, from, preset, source, model: model.config, datasets };
+  const places = { data, templates, mixture: given.mixture ?? saved.mixture };
+  const rest = { kind, from, preset, source, model: model.config, datasets, ...places };
   return { run, config: { ...saved, ...rest } as FinetuneConfig, model, resume: true };
+}
+
+/** A name of a mixture's list; of a file of names, its whole path, however it was spelled. */
+function fileOrName(name: string): string {
+  return name.endsWith(".txt") ? resolve(name) : name;
 }
 
 /** Writes what a run folder has before its first checkpoint; the config last, which makes it a run. */
@@ -297,11 +315,38 @@ async function beginRun(
   config: FinetuneConfig,
   { tokenizer }: RunModel,
   mixture: object,
+  content: object,
 ): Promise<void> {
   await mkdir(run, { recursive: true });
   await writeFile(join(run, "tokenizer.json"), JSON.stringify(tokenizer.json) + "\n");
   await writeJson(join(run, "mixture.json"), sealed(mixture));
+  await writeBegunWith(run, content);
   await writeJson(join(run, "config.json"), config);
+}
+
+/** What a run learns from and is looked at with, by contents. */
+function contentsOf({ tokenizer }: RunModel, training: Mixture, heldout: Mixture | undefined) {
+  return {
+    tokenizer: tokenizer.hash,
+    train: contentOf(training),
+    heldout: heldout ? contentOf(heldout) : [],
+  };
+}
+
+/**
+ * Makes sure that a run goes on with the rows and templates that it was begun with. Runs of older versions
+ * do not say what these were.
+ *
+ * @throws {UserError} naming what has changed
+ */
+async function expectSameData(run: string, now: ReturnType<typeof contentsOf>): Promise<void> {
+  const check = fields({ tokenizer: text, train: CONTENT, heldout: CONTENT });
+  const then = await readBegunWith<typeof now>(run, check);
+  if (!then) return;
+  expectSameContent(then.train, now.train);
+  expectSameContent(then.heldout, now.heldout);
+  if (then.tokenizer === now.tokenizer) return;
+  throw new UserError(`${join(run, "tokenizer.json")}: changed since the run began; put it back`);
 }
 
 /** Adds to `mixture.json` what training met of each dataset. */
@@ -377,7 +422,7 @@ async function readHeldout(
   training: Mixture,
   run: string,
   tokenizer: TokenizerJson,
-): Promise<ExampleWindow | undefined> {
+): Promise<{ mixture: Mixture; window: ExampleWindow } | undefined> {
   if (config.evaluateExamples === 0) return undefined;
   const request = {
     ...requestOf(config, run),
@@ -398,5 +443,5 @@ async function readHeldout(
   const maker = new WindowMaker(windowSource(config, mixture, tokenizer, size));
   const window = maker.make(0, 0);
   maker.close();
-  return window.sourceLengths.length > 0 ? window : undefined;
+  return window.sourceLengths.length > 0 ? { mixture, window } : undefined;
 }

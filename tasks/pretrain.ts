@@ -8,13 +8,14 @@
  * @module
  */
 
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { Batcher, type BatchShapes, evaluationShare, rowsOf } from "./text/batches.ts";
 import { writeJson } from "./files/json.ts";
+import { fields, list, text as textField } from "./files/fields.ts";
 import { exists, writeFile } from "./files/write.ts";
 import { listCorpus, sampleLines } from "./text/corpus.ts";
 import { type MetricRecord, readMetrics } from "./reports/metrics.ts";
@@ -27,7 +28,8 @@ import {
 } from "./train/objective.ts";
 import { validate } from "./command/options.ts";
 import { countTokens, mostFrequentShare } from "./text/frequencies.ts";
-import { isFresh, packCorpus } from "./text/pack.ts";
+import { expectPackable, isFresh, isPackedBy, packCorpus } from "./text/pack.ts";
+import { corpusIdentity, expectNoOtherText } from "./text/same_text.ts";
 import { describeMix, mixCorpora, mixedHeldout } from "./text/mix.ts";
 import { type BlockSource, openPacked, type PartName, readManifest } from "./text/packed.ts";
 import { type Communicator, first, fromFirst } from "./parallel/communicator.ts";
@@ -40,14 +42,19 @@ import {
   resolvePretrain,
 } from "./config/pretrain.ts";
 import {
-  expectNoRun,
+  expectCheckpoint,
   expectSame,
-  forgetUnsaved,
   hasCheckpoint,
   millions,
+  readBegunWith,
   readOwnConfig,
+  remover,
+  startAfresh,
+  takeRun,
+  writeBegunWith,
 } from "./checkpoints/run_folder.ts";
 import { loadTokenizer } from "./tokenizer/load.ts";
+import type { Tokenizer } from "./tokenizer/tokenizer.ts";
 import { trainTokenizer } from "./tokenizer/train_bpe.ts";
 import { trainUnigram } from "./tokenizer/train_unigram.ts";
 import { trainLoop } from "./train/loop.ts";
@@ -90,6 +97,12 @@ export interface PretrainJob {
    * @ignore
    */
   group?: Communicator;
+  /**
+   * Names a job that may start again in this process: it keeps the run's folder.
+   *
+   * @ignore
+   */
+  job?: string;
   /** Aborted when the user wants the job to stop. */
   interrupted?: { readonly aborted: boolean };
   /** Where lines for the user go; standard error if absent. */
@@ -125,22 +138,22 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const { run } = job, { group, output, interrupted, leads, say, openDevice } = rankOf(job);
 
   // Settings: those of the checkpoint, or the preset's with the user's.
+  if (!job.resume) resolvePretrain(job.given, corpusOf(job)); // a mistake in them needs no folder
+  if (job.resume === true && leads) await savedConfig(job);
+  using _held = await first(group, "taking the run's folder", () => takeRun(run, "pretrain", job));
   const resume = job.resume === "requeue"
     ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(run))
     : job.resume ?? false;
   const config = resume ? await savedConfig(job) : resolvePretrain(job.given, corpusOf(job));
   const parts = partsPerMicroBatch(config, group.size);
   if (job.cpu) expectFit(config, group.size, job.cpu);
-  const isNew = leads && !resume && !await exists(run);
-  await using opened = new Opened(
-    isNew ? () => rm(run, { recursive: true, force: true }) : undefined,
-  );
+  await using opened = new Opened(leads && !resume ? await remover(run) : undefined);
 
   // Data: a tokenizer, and text as blocks of its ids, written once for all ranks.
   await first(group, "preparing the text", () => writeData(job, config, resume, say));
   const tokenizer = loadTokenizer(tokenizerFile(job));
   const train = opened.add(openCorpora(job, config, "train"));
-  const heldout = config.heldOut > 0 ? opened.add(openCorpora(job, config, "heldout")) : undefined;
+  const heldout = openHeldout(job, config, opened, say);
 
   // Model: the objective, weights and moments on the device, a program per static length.
   const device = opened.add(await openDevice());
@@ -180,12 +193,24 @@ function corpusOf({ given, sampleCorpus }: PretrainJob): readonly string[] {
   throw new UserError("--text: expected files, folders or globs of text, got none");
 }
 
+const NO_RUN = "no run to resume (it has no config.json); leave out --resume";
+
 /** The config of the run folder, which flags may repeat but not change. */
 async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig> {
-  const otherwise = "no run to resume (it has no config.json); leave out --resume";
-  const contents = await readOwnConfig(run, otherwise);
+  const contents = await readOwnConfig(run, NO_RUN);
   const saved = validate(PRETRAIN_CONFIG, contents, join(run, "config.json"));
-  expectSame(run, saved, given);
+  // What is read is compared by its contents: it may lie elsewhere now, or be called otherwise.
+  const { text, tokenizer, ...settings } = given;
+  expectSame(run, saved, settings);
+  if (text && saved.textWeights) {
+    expectSame(run, { text: saved.text?.length }, { text: text.length });
+  }
+  if (tokenizer !== undefined && tokenizer !== saved.tokenizer) {
+    const isOwn = !TRAINERS.has(tokenizer) &&
+      loadTokenizer(tokenizer).hash === loadTokenizer(tokenizerFile({ run })).hash;
+    if (!isOwn) expectSame(run, saved, { tokenizer });
+  }
+  await expectCheckpoint(run);
   return resolvePretrain(saved, saved.text ?? []);
 }
 
@@ -242,14 +267,13 @@ async function writeData(
   resume: boolean,
   say: (text: string) => void,
 ): Promise<void> {
-  if (!resume) {
-    if (job.resume === "requeue") await forgetUnsaved(job.run);
-    await expectNoRun(job.run);
-    // Looks at the text before anything is made.
-    listCorpus([...config.text]);
-    await writeTokenizer(job, config, say);
-  }
-  await writeCorpora(job, config, resume, say);
+  if (resume) return await expectSameData(job, config, say);
+  await startAfresh(job.run, "pretrain");
+  // Looks at the text, and at where it is packed, before anything is made.
+  listCorpus([...config.text]);
+  for (const { folder } of corporaOf(job, config)) await expectPackable(folder);
+  await writeTokenizer(job, config, say);
+  await writeCorpora(job, config, say);
 }
 
 function tokenizerFile({ run }: Pick<PretrainJob, "run">): string {
@@ -288,42 +312,83 @@ function corporaOf(
   return config.text.map((text, i) => ({ folder: join(folder, String(i + 1)), text: [text] }));
 }
 
+/** How each of a run's corpora is packed. */
+function requestsOf(job: PretrainJob, config: PretrainConfig, tokenizer: Tokenizer) {
+  return corporaOf(job, config).map(({ folder, text }) => ({
+    out: folder,
+    paths: text,
+    tokenizer,
+    block: config.sequenceLength,
+    rule: config.packing,
+    longLines: config.longLines,
+    heldOut: config.heldOut,
+    seed: config.seed,
+    workers: job.workers ?? 1,
+    // Another run may need what it has packed there.
+    keep: job.packed !== undefined,
+  }));
+}
+
 async function writeCorpora(
   job: PretrainJob,
   config: PretrainConfig,
-  resume: boolean,
   say: (text: string) => void,
 ): Promise<void> {
-  const tokenizer = loadTokenizer(tokenizerFile(job));
-  for (const { folder, text } of corporaOf(job, config)) {
-    const request = {
-      paths: text,
-      tokenizer,
-      block: config.sequenceLength,
-      rule: config.packing,
-      longLines: config.longLines,
-      heldOut: config.heldOut,
-      seed: config.seed,
-      workers: job.workers ?? 1,
-    };
-    if (isFresh(folder, request)) continue;
-    if (resume) {
-      throw new UserError(
-        `${folder}: the packed corpus is missing or the text has changed since the run began; restore ` +
-          "the text, or start another --run",
-      );
-    }
-    const { train, heldout } = await packCorpus({ ...request, out: folder });
-    const name = config.textWeights === undefined ? "" : ` ${text}`;
+  const requests = requestsOf(job, config, loadTokenizer(tokenizerFile(job)));
+  for (const request of requests) {
+    if (await isFresh(request.out, request)) continue;
+    const { train, heldout } = await packCorpus(request);
+    const name = config.textWeights === undefined ? "" : ` ${request.paths}`;
     say(
       `corpus${name}: ${millions(train.tokens)} tokens in ${train.blocks} blocks, ` +
         `${millions(heldout.tokens)} held out`,
     );
   }
+  const manifests = requests.map(({ out }) => readManifest(out));
+  await writeBegunWith(job.run, { corpora: manifests.map(corpusIdentity) });
   if (config.textWeights === undefined) return;
-  const trains = corporaOf(job, config).map(({ folder }) => readManifest(folder).train)
-    .map(({ blocks, tokens }) => ({ count: blocks, tokens }));
+  const trains = manifests.map(({ train: { blocks, tokens } }) => ({ count: blocks, tokens }));
   for (const line of describeMix(trains, config.textWeights, config.text)) say(line);
+}
+
+/**
+ * Makes sure that a run goes on with the text that it was begun with, wherever that is now. Where the packed
+ * corpus is whole, the text itself need not be there any more.
+ *
+ * @throws {UserError} if it is another text, another tokenizer, or not packed as the run wants it
+ */
+async function expectSameData(
+  job: PretrainJob,
+  config: PretrainConfig,
+  say: (text: string) => void,
+): Promise<void> {
+  const text = job.given.text ?? config.text;
+  const requests = requestsOf(job, { ...config, text }, loadTokenizer(tokenizerFile(job)));
+  const begunWith = await readBegunWith<{ corpora: string[] }>(
+    job.run,
+    fields({ corpora: list(textField) }),
+  );
+  for (const [i, request] of requests.entries()) {
+    const { out } = request;
+    const elsewhere = job.packed === undefined ? "; if it lies elsewhere, give --packed" : "";
+    if (!await exists(join(out, "corpus.json"))) {
+      throw new UserError(
+        `${out}: the packed corpus is missing, without which the run cannot go on${elsewhere}`,
+      );
+    }
+    const manifest = readManifest(out);
+    const isOther = (begunWith && begunWith.corpora[i] !== corpusIdentity(manifest)) ||
+      !isPackedBy(out, request);
+    if (isOther) {
+      throw new UserError(
+        `${out}: is not the packed corpus that the run was begun with (other text, tokenizer or ` +
+          `settings); put back the files of the run${elsewhere || ", or give its own --packed"}`,
+      );
+    }
+    for (const path of await expectNoOtherText(manifest.files, request.paths)) {
+      say(`${path}: not there any more; the packed corpus ${out} has it`);
+    }
+  }
 }
 
 /** One part of the run's corpora; close it. */
@@ -333,6 +398,23 @@ function openCorpora(job: PretrainJob, config: PretrainConfig, part: PartName): 
   return part === "train"
     ? mixCorpora(parts, config.textWeights, config.seed)
     : mixedHeldout(parts);
+}
+
+/** The held-out part, if there is one: a text of one document gives none. */
+function openHeldout(
+  job: PretrainJob,
+  config: PretrainConfig,
+  opened: Opened,
+  say: (text: string) => void,
+): BlockSource | undefined {
+  if (config.heldOut === 0) return undefined;
+  const heldout = opened.add(openCorpora(job, config, "heldout"));
+  if (heldout.count > 0) return heldout;
+  say(
+    `nothing is held out: the text is one document, or too short (a blank line ends a document; ` +
+      `--held-out 0 asks for none)`,
+  );
+  return undefined;
 }
 
 /** A rank's share of packed text, as the training loop wants it. */

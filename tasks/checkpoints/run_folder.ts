@@ -5,19 +5,20 @@
  * @module
  */
 
-import { rm } from "node:fs/promises";
+import { open, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { foreignNames, type ModelConfig, type Part } from "../../models/mod.ts";
-import { shown } from "../../models/formats/untrusted.ts";
+import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
-import { exists, writeFile } from "../files/write.ts";
-import { anything, expectFields, fields, whole } from "../files/fields.ts";
-import { readJson } from "../files/json.ts";
+import { exists, onDisk, writeFile } from "../files/write.ts";
+import { anything, type Check, expectFields, fields, whole } from "../files/fields.ts";
+import { readJson, writeJson } from "../files/json.ts";
 import { expectSeal, sealed } from "../files/seal.ts";
+import { type Lock, lock, type LockOptions } from "../files/lock.ts";
 import { expectSettings } from "./own_files.ts";
 import { checkpointWeights, findParameters, soundWeights } from "./parameters.ts";
 import {
@@ -49,26 +50,134 @@ export async function hasCheckpoint(run: string): Promise<boolean> {
   return await exists(await checkpointFile(run, "training.json"));
 }
 
-/**
- * Lets a folder be used by a run that starts again: without a checkpoint, a run's config is that of one that
- * ended before its first. Anything else stays as it is.
- */
-export async function forgetUnsaved(run: string): Promise<void> {
-  const path = join(run, "config.json");
-  if (await hasCheckpoint(run) || await exists(join(run, "model.safetensors"))) return;
-  const config = await readJson(path).catch(() => undefined) as { updates?: unknown } | undefined;
-  if (typeof config?.updates === "number") await rm(path);
+/** Whether a folder holds a run that something can be done with: to go on with it, or to read its weights. */
+async function hasRun(run: string): Promise<boolean> {
+  return await hasCheckpoint(run) || await exists(join(run, "model.safetensors"));
 }
 
 /**
- * Refuses to start a run where there is one.
+ * Refuses to start a run where there is one. A run that ended before its first checkpoint is none: there is
+ * nothing to go on from, and the same command begins it again.
  *
- * @throws {UserError} if the folder holds a run
+ * @param kind of the run to start
+ * @throws {UserError} if the folder holds a run, or the beginning of one of another kind
  */
-export async function expectNoRun(run: string): Promise<void> {
-  if (await exists(join(run, "config.json"))) {
+export async function expectNoRun(run: string, kind: RunKind): Promise<void> {
+  const path = join(run, "config.json");
+  if (await hasRun(run)) {
     throw new UserError(`${run} already holds a run: give --resume to go on, or another --run`);
   }
+  if (!await exists(path)) return;
+  const config = await readJson(path).catch(() => undefined);
+  const isBegun = isRecord(config) && typeof config.updates === "number" &&
+    (config.kind === "finetune" ? "finetune" : "pretrain") === kind;
+  if (isBegun) return;
+  throw new UserError(
+    `${run}: holds a config.json that is not of a ${kind} run; give another folder, or move it away`,
+  );
+}
+
+/**
+ * Begins a run in its folder, where {@link expectNoRun} has nothing against it: what one that ended before
+ * its first checkpoint said of itself is forgotten.
+ *
+ * @throws {UserError} as {@link expectNoRun}
+ */
+export async function startAfresh(run: string, kind: RunKind): Promise<void> {
+  await expectNoRun(run, kind);
+  const path = join(run, "config.json");
+  await onDisk(path, () => rm(path, { force: true }));
+}
+
+/** What a run does. */
+export type RunKind = "pretrain" | "finetune";
+
+/** Files and folders of a run that are written while it goes on. */
+const RUN_FILES = [
+  ...["config.json", "tokenizer.json", "data.json", "mixture.json", "training.json"],
+  ...["model.safetensors", "metrics.jsonl", "report.html"],
+];
+const RUN_FOLDERS = ["corpus", "rows", "checkpoint.tmp", "checkpoint.next"];
+
+/**
+ * Makes a run's folder if need be, takes it for this process alone, and looks whether everything can be
+ * written there, before any work is done.
+ *
+ * @throws {UserError} if another process has it, or it cannot be written to
+ */
+export async function takeRun(
+  run: string,
+  kind: RunKind,
+  { job, say }: Pick<LockOptions, "job" | "say">,
+): Promise<Lock> {
+  const held = await lock(join(run, "run.lock"), {
+    what: run,
+    doing: kind,
+    otherwise: "wait until it has ended, or give another folder",
+    job,
+    say,
+  });
+  try {
+    for (const name of [...RUN_FILES, ...RUN_FOLDERS]) {
+      await expectKind(join(run, name), RUN_FILES.includes(name));
+    }
+  } catch (error) {
+    held[Symbol.dispose]();
+    throw error;
+  }
+  return held;
+}
+
+async function expectKind(path: string, isFile: boolean): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined) return;
+  if (isFile ? !found.isFile() : !found.isDirectory()) {
+    const [expected, came] = isFile ? ["a file", "something else"] : ["a folder", "a file"];
+    throw new UserError(
+      `${path}: expected ${expected} of a run, got ${found.isDirectory() ? "a folder" : came}; ` +
+        "move it away, or give another folder",
+    );
+  }
+  // All but the metrics are replaced, not added to.
+  if (!path.endsWith("metrics.jsonl")) return;
+  await onDisk(path, async () => await (await open(path, "a")).close());
+}
+
+/** What a run is begun with, by contents; the data may lie outside its folder. */
+const BEGUN_WITH = "data.json";
+
+/** Takes down what a run is begun with, by contents, for {@link readBegunWith}. */
+export async function writeBegunWith(run: string, contents: object): Promise<void> {
+  await writeJson(join(run, BEGUN_WITH), sealed(contents));
+}
+
+/**
+ * What a run was begun with; undefined if its version did not say.
+ *
+ * @param check what it must be
+ * @throws {UserError} if it is not that, or not as it was written
+ */
+export async function readBegunWith<T extends object>(
+  run: string,
+  check: Check,
+): Promise<T | undefined> {
+  const path = join(run, BEGUN_WITH), advice = "put back a copy of the file";
+  if (!await exists(path)) return undefined;
+  const contents = await readJson(path) as T;
+  expectFields(contents, check, path, advice);
+  expectSeal(contents, path, advice);
+  return contents;
+}
+
+/** Puts a folder back to what it is now, if it is there at all. */
+export async function remover(folder: string): Promise<() => Promise<void>> {
+  if (!await exists(folder)) return () => rm(folder, { recursive: true, force: true });
+  const before = await readdir(folder);
+  return async () => {
+    for (const name of await readdir(folder)) {
+      if (!before.includes(name)) await rm(join(folder, name), { recursive: true });
+    }
+  };
 }
 
 /**
@@ -106,6 +215,7 @@ export async function savedConfig(run: string): Promise<Record<string, unknown> 
 /**
  * Flags may repeat a resumed run's settings but not change them.
  *
+ * @param given without the paths of data, which may lie elsewhere now: those are compared by contents
  * @throws {UserError} naming the flag that differs
  */
 export function expectSame(
@@ -248,14 +358,23 @@ interface SavedState {
 const COPY = "put back a copy of the file, or start a new run";
 
 const STATE = fields({ update: whole() }, { config: fields({}), optimizer: anything });
+/**
+ * Refuses to go on where there is nothing to go on from.
+ *
+ * @throws {UserError} if the run has no checkpoint
+ */
+export async function expectCheckpoint(run: string): Promise<void> {
+  if (await hasCheckpoint(run)) return;
+  throw new UserError(
+    await hasRun(run)
+      ? `${run}: the run has weights, but no training.json to go on from; put back a copy of the file`
+      : `${run}: the run has no checkpoint yet; start it again by the same command without --resume`,
+  );
+}
 
 async function readState(run: string): Promise<SavedState> {
+  await expectCheckpoint(run);
   const path = await checkpointFile(run, "training.json");
-  if (!await exists(path)) {
-    throw new UserError(
-      `${run}: the run has no checkpoint yet; delete the folder and start it again`,
-    );
-  }
   const state = await readJson(path) as SavedState;
   expectFields(state, STATE, path, COPY);
   expectSeal(state, path, COPY);

@@ -13,7 +13,8 @@ const INTERRUPTED = 130;
 /**
  * Runs a script, and ends the process with exit code 1 when it fails.
  *
- * @param run the script; a {@link UserError} that it throws is shown as one line, without a stack
+ * @param run the script; a {@link UserError} that it throws is shown as one line, without a stack, and so is
+ *   what the system refuses
  *
  * @example
  * ```ts
@@ -26,10 +27,9 @@ export async function main(run: () => Promise<void>): Promise<void> {
   try {
     await run();
   } catch (error) {
-    // A permission that was not given is the user's to give; Deno's words name it.
-    if (error instanceof UserError || error instanceof Deno.errors.NotCapable) {
-      console.error(`error: ${printable(oneLine(error.message))}`);
-    } else console.error(error);
+    const isTold = error instanceof UserError || isRefused(error);
+    if (isTold) console.error(`error: ${printable(oneLine((error as Error).message))}`);
+    else console.error(error);
     Deno.exit(1);
   }
 }
@@ -76,6 +76,17 @@ export function interruption(
   for (const signal of SIGNALS) Deno.addSignalListener(signal, () => stop(signal));
   return controller.signal;
 }
+
+/** What the system refuses is the user's to mend: the path in the message tells more than our stack. */
+function isRefused(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  return error.name === "NotCapable" || REFUSALS.includes((error as { code?: string }).code ?? "");
+}
+
+/** What only the machine, its disks and its rights can be the reason of. */
+const REFUSALS =
+  "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO ENOTDIR EISDIR ELOOP ENAMETOOLONG ESTALE EMFILE ENFILE"
+    .split(" ");
 
 function oneLine(text: string): string {
   return text.replace(/\s*\n\s*/g, " ");

@@ -65,12 +65,22 @@ function shortened(path: string): string {
   return path.length <= 300 ? path : `${path.slice(0, 140)}…${path.slice(-140)}`;
 }
 
+/** What tells that a file has been touched, without reading it. */
+export interface FileStamp {
+  /** Bytes. */
+  size: number;
+  /** Last modification, milliseconds since 1970. */
+  modified: number;
+  /** Last change of contents, name or rights, which no program can set. */
+  changed: number;
+}
+
 /**
  * Asserts that a path leads to a regular file, and tells its size and age.
  *
  * @throws {UserError} there is none, or it is a folder, a pipe, a socket or a device
  */
-export function regularFile(path: string): { size: number; modified: number } {
+export function regularFile(path: string): FileStamp {
   const stats = reading(path, () => statSync(path));
   if (!stats.isFile()) {
     const advice = stats.isDirectory()
@@ -79,7 +89,20 @@ export function regularFile(path: string): { size: number; modified: number } {
     const got = `expected a file, got ${kindOf(stats)}`;
     throw new UserError(`${path}: cannot be read: ${got}; ${advice}`);
   }
-  return { size: stats.size, modified: Math.floor(stats.mtimeMs) };
+  const { size, mtimeMs, ctimeMs } = stats;
+  return { size, modified: Math.floor(mtimeMs), changed: Math.floor(ctimeMs) };
+}
+
+/** Clocks of file systems tick slowly: two changes of a file within so many milliseconds may look like one. */
+const TICK = 2000;
+
+/**
+ * A stamp to be kept, by which a later look tells whether the file has been touched. One of a file that has
+ * only just changed tells nothing, since it may change again within the same tick: it has `changed` 0, which
+ * no file has.
+ */
+export function keptStamp<T extends FileStamp>(stamp: T): T {
+  return Date.now() - stamp.changed > TICK ? stamp : { ...stamp, changed: 0 };
 }
 
 function kindOf(stats: Stats): string {

@@ -119,7 +119,15 @@ export function fileError(error: unknown, doing: string, path: string): unknown 
     ENOENT: "no such file or folder; check the path",
     EISDIR: "expected a file, got a folder; check the path",
     EIO: "the disk reports an error; choose another disk",
+    ELOOP: "its links lead in a circle; choose another path",
+    ENAMETOOLONG: "the name is too long for the file system; choose another",
+    EINVAL: "the file system knows no such name; choose another",
+    ESTALE: "the folder is gone from the network drive; mount it again",
+    EMFILE: "too many files are open; raise the limit (ulimit -n)",
   };
+  if (error instanceof Error && error.name === "NotCapable") {
+    return new UserError(`${doing} ${path}: no permission; add it to --allow-write`);
+  }
   const code = (error as { code?: string }).code ?? "";
   return Object.hasOwn(advice, code) ? new UserError(`${doing} ${path}: ${advice[code]}`) : error;
 }

@@ -143,7 +143,7 @@ export async function launch(options: LaunchOptions): Promise<number> {
   const { launcher, command, run, resume, retries, interrupted } = options;
   const [program, ...args] = launcher.trim().split(/\s+/);
   const signal = await stopSignal(program);
-  if (run !== undefined && !resume) await expectNoRun(run);
+  if (run !== undefined && !resume) await expectNoRun(run, "pretrain");
   for (let attempt = 0;; attempt++) {
     const again = attempt > 0 && resume !== "requeue" ? ["--requeue"] : [];
     const code = await runOnce(program, [...args, ...command, ...again], signal, interrupted);

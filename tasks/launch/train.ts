@@ -65,7 +65,9 @@ export async function train<R extends Recipe>(
     const place = { openDevice: () => openFirst(placement), cpu: cpuRoom(placement) };
     return await run(recipe, settings, { ...place, interrupted, output });
   }
-  return await trainByWorkers<SettingsOf<R>, ResultOf<R>>({ recipe, settings, placement }, options);
+  const named = { ...settings, job: crypto.randomUUID() };
+  const args = { recipe, settings: named, placement };
+  return await trainByWorkers<SettingsOf<R>, ResultOf<R>>(args, options);
 }
 
 /** Follows a recipe, in this thread. */

@@ -15,8 +15,10 @@
  */
 import { join, resolve } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
+import { digestFile } from "../files/digest.ts";
 import { decodeLines, readBlocks } from "../files/lines.ts";
-import { regularFile } from "../files/read.ts";
+import { type FileStamp, keptStamp, regularFile } from "../files/read.ts";
+import { sha256 } from "../files/seal.ts";
 import { type Fields, FieldUnion } from "./fields.ts";
 import { filesOf } from "./find.ts";
 import type { OnBad } from "./json.ts";
@@ -56,10 +58,12 @@ export interface RowPart {
   firstRow: number;
   /** Size of the JSON Lines file when it was indexed. Bytes. */
   size: number;
-  /** When it was last changed before that, milliseconds since 1970. */
+  /** When it was last modified before that, milliseconds since 1970. */
   modified: number;
   /** Whether it lies in the cache, written from files of other kinds. */
   converted: boolean;
+  /** When contents, name or rights were last changed before that, likewise. */
+  changed: number;
 }
 
 /** The rows of a split by number; plain data, which can be posted to a worker. */
@@ -76,15 +80,21 @@ export interface RowIndex {
   parts: readonly RowPart[];
   /** The fields that all rows have together: one that a row lacks is null in it. */
   fields: Fields;
+  /** SHA-256 of the contents of the source files, one after the other, wherever they lie. */
+  digest: string;
 }
 
 /** Where a file is, and what tells that it has changed. */
-type Stamp = Pick<RowPart, "path" | "size" | "modified">;
+type Stamp = FileStamp & Pick<RowPart, "path">;
 
 interface Manifest {
   format: number;
   sources: Stamp[];
+  /** The files of offsets, which nobody else is to touch. */
+  offsets: Stamp[];
   index: RowIndex;
+  /** Digest of all of the above. */
+  sum: string;
 }
 
 /**
@@ -118,7 +128,7 @@ export async function indexRows(request: IndexRequest): Promise<RowIndex> {
   const sources = filesOf(folder, dataset, split).map((path) => stamp(resolve(path)));
   const names = new CacheNames(join(resolve(cache), dataset), split);
   const kept = readManifest(names.manifest);
-  if (kept && isFresh(kept, sources, names)) {
+  if (kept && await isFresh(kept, sources, names)) {
     if (kept.index.skipped > 0) await tellAgain(names.bad, onBad);
     return kept.index;
   }
@@ -152,20 +162,38 @@ class CacheNames {
 
 function readManifest(path: string): Manifest | undefined {
   try {
-    return JSON.parse(Deno.readTextFileSync(path));
+    const manifest: Manifest = JSON.parse(Deno.readTextFileSync(path));
+    return manifest.sum === sumOf(manifest) ? manifest : undefined;
   } catch {
     return undefined; // there is none, or it is half a file: the cache is made again
   }
 }
 
-function isFresh(manifest: Manifest, sources: readonly Stamp[], names: CacheNames): boolean {
-  if (manifest.format !== FORMAT || !sameFiles(manifest.sources, sources)) return false;
+function sumOf({ sum: _, ...rest }: Partial<Manifest>): string {
+  return sha256(JSON.stringify(rest));
+}
+
+async function isFresh(
+  manifest: Manifest,
+  sources: readonly Stamp[],
+  names: CacheNames,
+): Promise<boolean> {
+  if (manifest.format !== FORMAT) return false;
   const { index } = manifest;
+  if (!sameFiles(manifest.sources, sources)) {
+    // All but what a kept stamp does not tell.
+    const known = sources.map((source, i) => {
+      return manifest.sources[i]?.changed === 0 ? { ...source, changed: 0 } : source;
+    });
+    if (!sameFiles(manifest.sources, known) || await digestOf(sources) !== index.digest) {
+      return false;
+    }
+  }
   try {
     if (index.skipped > 0) Deno.statSync(names.bad);
     return index.parts.every((part, i) =>
       part.offsets === names.offsets(i) && sameFiles([part], [stamp(part.path)]) &&
-      Deno.statSync(part.offsets).size === (part.count + 1) * 8
+      sameFiles([manifest.offsets[i]], [stamp(part.offsets)])
     );
   } catch {
     return false;
@@ -174,7 +202,7 @@ function isFresh(manifest: Manifest, sources: readonly Stamp[], names: CacheName
 
 function sameFiles(a: readonly Stamp[], b: readonly Stamp[]): boolean {
   const same = (a: Stamp, b: Stamp) =>
-    a.path === b.path && a.size === b.size && a.modified === b.modified;
+    a.path === b.path && a.size === b.size && a.modified === b.modified && a.changed === b.changed;
   return a.length === b.length && a.every((file, i) => same(file, b[i]));
 }
 
@@ -215,12 +243,32 @@ async function build(
     : [await convert(paths, names, collect, union)];
   if (skipped > 0) bad.commit();
   const count = parts.reduce((sum, part) => sum + part.count, 0);
-  const index: RowIndex = { dataset, split, count, skipped, parts, fields: union.fields };
+  const index: RowIndex = {
+    dataset,
+    split,
+    count,
+    skipped,
+    parts,
+    fields: union.fields,
+    digest: await digestOf(sources),
+  };
 
   using manifest = new TemporaryFile(names.manifest);
-  manifest.writeText(JSON.stringify({ format: FORMAT, sources, index } satisfies Manifest));
+  const offsets = parts.map((part) => stamp(part.offsets));
+  const all = { format: FORMAT, sources: sources.map(keptStamp), offsets, index };
+  manifest.writeText(JSON.stringify({ ...all, sum: sumOf(all) } satisfies Manifest));
   manifest.commit();
   return index;
+}
+
+/** What is in the files, which must still be as they were before they were read. */
+async function digestOf(sources: readonly Stamp[]): Promise<string> {
+  const digests: string[] = [];
+  for (const { path } of sources) digests.push(await digestFile(path));
+  if (!sameFiles(sources, sources.map(({ path }) => stamp(path)))) {
+    throw new UserError(`${sources[0].path}: has changed while it was read; start again`);
+  }
+  return sha256(digests.join("\n"));
 }
 
 /** Notes where the rows of JSON Lines files begin. */

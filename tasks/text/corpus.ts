@@ -39,6 +39,8 @@ export interface CorpusFile {
   size: number;
   /** Last modification, milliseconds since 1970. */
   modified: number;
+  /** Last change of contents, name or rights, which no program can set. */
+  changed: number;
 }
 
 const SUPPORTED = [".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"];

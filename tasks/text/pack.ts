@@ -6,12 +6,14 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { crc32 } from "node:zlib";
+import { lock } from "../files/lock.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { sealed } from "../files/seal.ts";
 import { type Document, listCorpus, readDocuments } from "./corpus.ts";
+import { isSameText, withDigests } from "./same_text.ts";
 import {
   FORMAT,
   MANIFEST,
@@ -31,8 +33,10 @@ export interface PackRequest extends Partial<PackRule> {
   paths: string[];
   /** Gives the ids. */
   tokenizer: Tokenizer;
-  /** Folder to write; replaced if it is a packed corpus already. */
+  /** Folder to write; replaced if it is a packed corpus already, unless that is to be kept. */
   out: string;
+  /** A packed corpus that is there already may be another run's: it is used if it is the same, or else kept. */
+  keep?: boolean;
   /** Threads to encode on (default 1: this thread). */
   workers?: number;
   /** Called for every document read, with totals so far; characters are UTF-16 units. */
@@ -59,13 +63,14 @@ const CROP = 0x63726f70;
 
 /**
  * Packs a corpus. Everything is written to a folder beside `out` that takes its name at the end: on
- * any failure nothing is left behind, and an earlier corpus in `out` stays as it was.
+ * any failure nothing is left behind, and an earlier corpus in `out` stays as it was. What a process that was
+ * killed has left behind is removed.
  *
  * With two documents or more and `heldOut` above 0, both parts have at least one document.
  *
  * @returns what was written as corpus.json
- * @throws {UserError} for a rule out of range, an unusable corpus, an `out` that holds other files,
- * and a full disk
+ * @throws {UserError} for a rule out of range, an unusable corpus, an `out` that holds other files or is
+ * being packed by another process, a corpus that is to be kept, and a full disk
  *
  * @example
  * ```ts
@@ -93,39 +98,39 @@ const CROP = 0x63726f70;
  * ```
  */
 export async function packCorpus(request: PackRequest): Promise<PackedManifest> {
-  const { paths, tokenizer, out, workers = 1, onProgress } = request;
+  const { paths, tokenizer, out, keep = false } = request;
   const rule = fullRule(request);
   const files = listCorpus(paths);
-  refuseForeign(out);
-  const dtype = tokenizer.rows <= 65536 ? "u16" : "u32";
   const { bos } = tokenizer;
   if (bos === undefined) {
     throw new UserError("tokenizer: it has no token <s>, with which every block begins");
   }
+  using _held = await lockPacked(out);
+  refuseForeign(out);
+  if (keep && holdsCorpus(out)) {
+    if (await isFresh(out, request)) return readManifest(out);
+    throw new UserError(
+      `${out}: holds a packed corpus of other text, tokenizer or settings, which a run may need; give ` +
+        "another --packed folder, or delete this one",
+    );
+  }
+  removeLeftovers(out);
   const temporary = makeTemporary(out);
   try {
-    const open = (part: PartName) => new PartWriter(temporary, part, dtype, bos);
-    const parts = { train: open("train"), heldout: open("heldout") };
-    let cropped = 0;
-    try {
-      const packers = {
-        train: packer(rule, tokenizer.eos, parts.train),
-        heldout: packer(rule, tokenizer.eos, parts.heldout),
-      };
-      const documents = counted(readDocuments(paths), onProgress);
-      const encoded = encodeDocuments(documents, tokenizer, workers);
-      for await (const { document, part } of assignParts(encoded, rule)) {
-        cropped += packers[part].add(document);
-      }
-      for (const packer of Object.values(packers)) packer.finish();
-      for (const part of Object.values(parts)) part.flush();
-    } finally {
-      for (const part of Object.values(parts)) part.close();
-    }
-    const counts = { train: parts.train.contents(), heldout: parts.heldout.contents() };
-    if (counts.train.blocks === 0) throw new UserError(`no text in ${paths.join(", ")}`);
-    const identity = { tokenizer: tokenizer.hash, ids: tokenizer.rows, rule, files };
-    const manifest: PackedManifest = { format: FORMAT, dtype, ...identity, cropped, ...counts };
+    const written = await writeParts({ ...request, rule, bos }, temporary);
+    const { dtype, cropped, train, heldout } = written;
+    if (train.blocks === 0) throw new UserError(`no text in ${paths.join(", ")}`);
+    // Of the very bytes that were packed.
+    const digests = await withDigests(files);
+    const identity = { tokenizer: tokenizer.hash, ids: tokenizer.rows, rule, files: digests };
+    const manifest: PackedManifest = {
+      format: FORMAT,
+      dtype,
+      ...identity,
+      cropped,
+      train,
+      heldout,
+    };
     const text = JSON.stringify(sealed(manifest), null, 2) + "\n";
     Deno.writeTextFileSync(join(temporary, MANIFEST), text);
     replace(out, temporary);
@@ -136,20 +141,83 @@ export async function packCorpus(request: PackRequest): Promise<PackedManifest> 
   }
 }
 
+/** The files of both parts, down to the disk. */
+async function writeParts(
+  request: Omit<PackRequest, "rule"> & { rule: PackRule; bos: number },
+  folder: string,
+): Promise<Pick<PackedManifest, "dtype" | "cropped" | PartName>> {
+  const { paths, tokenizer, rule, bos, workers = 1, onProgress } = request;
+  const dtype = tokenizer.rows <= 65536 ? "u16" : "u32";
+  const open = (part: PartName) => new PartWriter(folder, part, dtype, bos);
+  const parts = { train: open("train"), heldout: open("heldout") };
+  let cropped = 0;
+  try {
+    const packers = {
+      train: packer(rule, tokenizer.eos, parts.train),
+      heldout: packer(rule, tokenizer.eos, parts.heldout),
+    };
+    const documents = counted(readDocuments(paths), onProgress);
+    const encoded = encodeDocuments(documents, tokenizer, workers);
+    for await (const { document, part } of assignParts(encoded, rule)) {
+      cropped += packers[part].add(document);
+    }
+    for (const packer of Object.values(packers)) packer.finish();
+    for (const part of Object.values(parts)) part.flush();
+  } finally {
+    for (const part of Object.values(parts)) part.close();
+  }
+  return { dtype, cropped, train: parts.train.contents(), heldout: parts.heldout.contents() };
+}
+
 /**
- * Whether `dir` holds exactly what {@link packCorpus} would make of a request now: same files (by
- * size and time of change), same tokenizer, same rule.
+ * Looks whether a corpus can be packed into a folder, before any work is done.
+ *
+ * @throws {UserError} if it holds other files, cannot be written to, or another process packs into it
+ */
+export async function expectPackable(out: string): Promise<void> {
+  using _held = await lockPacked(out);
+  refuseForeign(out);
+}
+
+function lockPacked(out: string) {
+  return lock(`${resolve(out)}.lock`, {
+    what: out,
+    doing: "packing",
+    otherwise: "wait until the corpus is packed, or give another folder",
+  });
+}
+
+/**
+ * Whether `dir` holds exactly what {@link packCorpus} would make of a request now: the same text, wherever
+ * its files are, the same tokenizer, the same rule.
  *
  * @throws {UserError} if the request's own paths are unusable
  */
-export function isFresh(dir: string, request: Omit<PackRequest, "out">): boolean {
-  const wanted = [request.tokenizer.hash, fullRule(request), listCorpus(request.paths)];
+export async function isFresh(dir: string, request: Omit<PackRequest, "out">): Promise<boolean> {
+  const now = listCorpus(request.paths);
+  return isPackedBy(dir, request) && await isSameText(readManifest(dir).files, now);
+}
+
+/** Whether `dir` holds a corpus that was packed by a request's tokenizer and rule, whatever the text. */
+export function isPackedBy(
+  dir: string,
+  request: Pick<PackRequest, "tokenizer"> & Partial<PackRule>,
+): boolean {
+  const wanted = [request.tokenizer.hash, fullRule(request)];
   try {
-    const { tokenizer, rule, files } = readManifest(dir);
-    return JSON.stringify([tokenizer, rule, files]) === JSON.stringify(wanted);
+    const { tokenizer, rule } = readManifest(dir);
+    return JSON.stringify([tokenizer, rule]) === JSON.stringify(wanted);
   } catch (error) {
     if (error instanceof UserError) return false;
     throw error;
+  }
+}
+
+function holdsCorpus(dir: string): boolean {
+  try {
+    return Deno.statSync(join(dir, MANIFEST)).isFile;
+  } catch {
+    return false;
   }
 }
 
@@ -184,6 +252,15 @@ function refuseForeign(out: string): void {
   }
   if (names.length === 0 || names.includes(MANIFEST)) return;
   throw new UserError(`${out}: holds other files (${names[0]}...); choose a folder of its own`);
+}
+
+/** What processes have left behind that were killed while they packed; the lock says that they are dead. */
+function removeLeftovers(out: string): void {
+  const folder = dirname(resolve(out)), begin = `${basename(resolve(out))}.packing-`;
+  for (const { name } of Deno.readDirSync(folder)) {
+    if (!/^\d+(-old)?$/.test(name.startsWith(begin) ? name.slice(begin.length) : "")) continue;
+    Deno.removeSync(join(folder, name), { recursive: true });
+  }
 }
 
 function makeTemporary(out: string): string {

@@ -58,6 +58,12 @@ export interface PartCounts {
   index: string;
 }
 
+/** A file of text that was packed, with what was in it. */
+export interface PackedFile extends CorpusFile {
+  /** SHA-256 of its bytes. */
+  sha256: string;
+}
+
 /** The content of corpus.json. */
 export interface PackedManifest {
   /** Version of the format. */
@@ -71,7 +77,7 @@ export interface PackedManifest {
   /** The rule. */
   rule: PackRule;
   /** The files it was made from. */
-  files: CorpusFile[];
+  files: PackedFile[];
   /** Ids cut off by `longLines: "crop"`. */
   cropped: number;
   /** The training part. */
@@ -121,7 +127,9 @@ const CONTENTS = fields({
     heldOut: finite(0),
     seed: whole(),
   }),
-  files: list(fields({})),
+  files: list(
+    fields({ path: text, size: whole(), modified: whole(), changed: whole(), sha256: text }),
+  ),
   cropped: whole(),
   train: PART,
   heldout: PART,

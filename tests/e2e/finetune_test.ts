@@ -270,7 +270,7 @@ Deno.test("a run folder is resumed as it was begun, or not at all", async () => 
     [["--run", whole, "--resume", "--skip-bad"], /--skip-bad: .* with false, got true/],
     [["--run", pretrained, "--resume"], /is a pretraining run/],
     [["--run", nowhere, "--resume"], /no run to resume/],
-    [["--run", fresh, "--resume"], /no checkpoint yet; delete the folder/],
+    [["--run", fresh, "--resume"], /no checkpoint yet; start it again by the same command/],
   ];
   const before = await outcome(whole);
   await forEach(cases, ([args, expected]) => fail("finetune", args, expected));

@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../../ops/graph/errors.ts";
-import { isFresh, packCorpus, type PackRequest } from "../../../tasks/text/pack.ts";
+import { lock } from "../../../tasks/files/lock.ts";
+import {
+  expectPackable,
+  isFresh,
+  isPackedBy,
+  packCorpus,
+  type PackRequest,
+} from "../../../tasks/text/pack.ts";
+import { expectNoOtherText } from "../../../tasks/text/same_text.ts";
 import { openPacked, type PartName, readManifest } from "../../../tasks/text/packed.ts";
 import { Tokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../../tasks/tokenizer/train_bpe.ts";
@@ -182,7 +190,14 @@ Deno.test("several workers write the same bytes", () => {
   return packed(documents, { heldOut: 0.05 }, async (dir, request) => {
     const other = { ...request, out: `${dir}/other`, workers: 2 };
     await packCorpus(other);
+    const manifest = (dir: string) => {
+      const { files, ...rest } = readManifest(dir);
+      // How fresh a file was when it was packed is no matter of threads.
+      return { ...rest, sha256: "", files: files.map((file) => ({ ...file, changed: 0 })) };
+    };
+    assert.deepEqual(manifest(request.out), manifest(other.out));
     for (const { name } of Deno.readDirSync(request.out)) {
+      if (name === "corpus.json") continue;
       const [one, two] = [request.out, other.out].map((out) => Deno.readFileSync(`${out}/${name}`));
       assert.ok(one.length === two.length && one.every((byte, i) => byte === two[i]), name);
     }
@@ -191,18 +206,18 @@ Deno.test("several workers write the same bytes", () => {
 
 Deno.test("a packed corpus is fresh until a file, the tokenizer or the rule changes", () =>
   packed([["a"], ["b"]], { heldOut: 0.5 }, async (dir, request) => {
-    assert.ok(isFresh(request.out, request));
-    assert.ok(isFresh(request.out, { ...request, workers: 2, block: undefined }));
-    assert.ok(!isFresh(request.out, { ...request, block: 64 }));
-    assert.ok(!isFresh(request.out, { ...request, seed: 5 }));
+    assert.ok(await isFresh(request.out, request));
+    assert.ok(await isFresh(request.out, { ...request, workers: 2, block: undefined }));
+    assert.ok(!await isFresh(request.out, { ...request, block: 64 }));
+    assert.ok(!await isFresh(request.out, { ...request, seed: 5 }));
     const other = structuredClone(bytes.json);
     other.added_tokens.pop();
-    assert.ok(!isFresh(request.out, { ...request, tokenizer: new Tokenizer(other) }));
-    assert.ok(!isFresh(`${dir}/none`, request));
+    assert.ok(!await isFresh(request.out, { ...request, tokenizer: new Tokenizer(other) }));
+    assert.ok(!await isFresh(`${dir}/none`, request));
     await Deno.writeTextFile(`${dir}/corpus.txt`, "more\n", { append: true });
-    assert.ok(!isFresh(request.out, request));
+    assert.ok(!await isFresh(request.out, request));
     await packCorpus(request);
-    assert.ok(isFresh(request.out, request));
+    assert.ok(await isFresh(request.out, request));
   }));
 
 Deno.test("nothing half-written stays, and the earlier corpus survives a failure", () =>
@@ -230,4 +245,63 @@ Deno.test("bad requests and damaged files are each one clear line", () =>
     assert.throws(() => openPacked(request.out, "train"), /train\.index\.bin: cannot be read/);
     await Deno.writeTextFile(`${request.out}/corpus.json`, '{"format":99}');
     assert.throws(() => openPacked(request.out, "train"), /format 99/);
+  }));
+
+Deno.test("a packed corpus is fresh by contents: touched or moved text is, other bytes of the same size and date are not", () =>
+  packed([["a"], ["b"]], {}, async (dir, request) => {
+    const text = `${dir}/corpus.txt`, { mtime } = Deno.statSync(text);
+    Deno.utimeSync(text, 1, 1);
+    assert.ok(await isFresh(request.out, request));
+    Deno.renameSync(text, `${dir}/moved.txt`);
+    const moved = { ...request, paths: [`${dir}/moved.txt`] };
+    assert.ok(await isFresh(request.out, moved));
+    assert.ok(isPackedBy(request.out, moved));
+    const contents = Deno.readTextFileSync(`${dir}/moved.txt`);
+    Deno.writeTextFileSync(`${dir}/moved.txt`, contents.replace("a", "c"));
+    Deno.utimeSync(`${dir}/moved.txt`, mtime!, mtime!);
+    assert.ok(!await isFresh(request.out, moved));
+    assert.ok(isPackedBy(request.out, moved), "whatever the text");
+  }));
+
+Deno.test("text that is gone is no other text; what was not packed is named", () =>
+  packed([["a"], ["b"]], {}, async (dir, request) => {
+    const { files } = readManifest(request.out), text = `${dir}/corpus.txt`;
+    const look = (...paths: string[]) => expectNoOtherText(files, paths);
+    assert.deepEqual(await look(text), []);
+    Deno.copyFileSync(text, `${dir}/copy.txt`);
+    assert.deepEqual(await look(text, `${dir}/copy.txt`, `${dir}/*.txt`), []);
+    Deno.writeTextFileSync(`${dir}/more.txt`, "more\n");
+    await assert.rejects(look(dir), /more\.txt: this text was added after/);
+    Deno.removeSync(`${dir}/more.txt`);
+    Deno.writeTextFileSync(text, "b\n\na\n");
+    await assert.rejects(look(text), /corpus\.txt: this text changed after/);
+    Deno.removeSync(text);
+    assert.deepEqual(await look(text, `${dir}/*.md`, `${dir}/copy.txt`), [text, `${dir}/*.md`]);
+  }));
+
+Deno.test("a corpus that is to be kept is used if it is the same, and never replaced", () =>
+  packed([["a"], ["b"]], {}, async (_dir, request) => {
+    const before = blocks(request.out), keep = { ...request, keep: true };
+    assert.deepEqual((await packCorpus(keep)).rule, readManifest(request.out).rule);
+    await assert.rejects(packCorpus({ ...keep, seed: 9 }), /other text, tokenizer or settings/);
+    assert.deepEqual(blocks(request.out), before);
+    await packCorpus({ ...request, seed: 9 });
+    assert.equal(readManifest(request.out).rule.seed, 9);
+  }));
+
+Deno.test("what killed processes have left is removed; what one is packing is not touched", () =>
+  packed([["a"], ["b"]], {}, async (dir, request) => {
+    const names = () => [...Deno.readDirSync(dir)].map(({ name }) => name).sort();
+    const before = names(), others = ["packed.packing-notes", "other.packing-12"];
+    for (const name of [...others, "packed.packing-12", "packed.packing-345-old"]) {
+      Deno.mkdirSync(`${dir}/${name}`);
+      Deno.writeTextFileSync(`${dir}/${name}/train.tokens.bin`, "half");
+    }
+    Deno.writeTextFileSync(`${dir}/packed.lock`, '{"pid":1}');
+    await packCorpus(request);
+    assert.deepEqual(names(), [...before, ...others].sort());
+    const options = { what: "x", doing: "packing", otherwise: "wait" };
+    using _held = await lock(`${dir}/packed.lock`, options);
+    await assert.rejects(packCorpus(request), /packed: in use by process \d+.* \(packing\)/);
+    await assert.rejects(expectPackable(request.out), /in use/);
   }));
