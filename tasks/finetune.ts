@@ -146,8 +146,7 @@ export async function finetune(
 
   // Settings: those of the checkpoint, or the preset's with the user's.
   using held = new DisposableStack();
-  const take = async (run: string) => void (leads && held.use(await takeRun(run, "finetune", job)));
-  const open = () => job.resume === true ? savedRun(job, take) : newRun(job, take);
+  const open = () => openRun(job, leads ? held : undefined);
   const { run, config, model, resume } = await firstThenAll(group, "reading the model", open);
   if (job.cpu) expectFit(config, group.size, job.cpu);
   const tokenizer = model.tokenizer.json;
@@ -161,10 +160,7 @@ export async function finetune(
   const source = windowSource(config, mixture, tokenizer, config.window);
   const windows = opened.add(new WindowAhead(source, job.workers ?? 1));
   const begun = await group.patiently("rendering prompts", () => windows.get(0, 0));
-  if (begun.sourceLengths.length === 0) {
-    throw new UserError("no row of the mixture gives an example; see the table for the reasons");
-  }
-  const shapes = choosePairShapes(begun, config);
+  const shapes = shapesFor(begun, config);
   const read = () => readHeldout(config, mixture, run, tokenizer);
   const heldoutRows = await firstThenAll(group, "reading the held-out rows", read);
   const content = contentsOf(model, mixture, heldoutRows?.mixture);
@@ -185,8 +181,7 @@ export async function finetune(
     const { parts, parameters } = trainer;
     const read = () => readModelWeights(device, model, parts, parameters);
     await group.patiently("reading the model's weights", read);
-    const record = { ...mixtureRecord(mixture), table };
-    if (leads) await beginRun(run, config, model, record, content);
+    if (leads) await beginRun(run, config, model, { ...mixtureRecord(mixture), table }, content);
   }
 
   // Updates, with evaluations and checkpoints between them.
@@ -231,6 +226,14 @@ interface Begun {
 
 /** Takes a run's folder for this job. */
 type Take = (run: string) => Promise<void>;
+
+/** The run to begin or to go on with; its folder is held by rank 0, which has something to hold it with. */
+async function openRun(job: FinetuneJob, held: DisposableStack | undefined): Promise<Begun> {
+  const take = async (run: string) => {
+    if (held) held.use(await takeRun(run, "finetune", job));
+  };
+  return await (job.resume === true ? savedRun(job, take) : newRun(job, take));
+}
 
 async function newRun(job: FinetuneJob, take: Take): Promise<Begun> {
   const { given, sample = { data: "", templates: "" } } = job;
@@ -398,6 +401,12 @@ async function openMixture(
   const names = mixture.datasets.flatMap(({ dataset, of = dataset }) => [of, dataset]);
   config.datasets = [...new Set(names)];
   return { mixture, bad };
+}
+
+/** Shapes for examples like those of the first window. */
+function shapesFor(begun: ExampleWindow, config: FinetuneConfig): PairShapes {
+  if (begun.sourceLengths.length > 0) return choosePairShapes(begun, config);
+  throw new UserError("no row of the mixture gives an example; see the table for the reasons");
 }
 
 function pairBatches(
