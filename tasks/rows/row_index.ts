@@ -27,7 +27,7 @@ import { readBatches } from "./stream.ts";
 import { isFull, TemporaryFile } from "./temporary_file.ts";
 
 /** Version of the cache; another one is rebuilt. */
-const FORMAT = 2;
+const FORMAT = 3;
 
 /** What {@link indexRows} makes accessible. */
 export interface IndexRequest {
