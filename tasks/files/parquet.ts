@@ -8,6 +8,7 @@
  */
 import { type FileMetaData, parquetMetadataAsync, parquetSchema } from "hyparquet";
 import { UserError } from "../../ops/graph/errors.ts";
+import { type ArrowTime, arrowTimes } from "./parquet_arrow.ts";
 import { assemble, type Level, type LevelNode, levelsOf, type Shape } from "./parquet_nesting.ts";
 import { readChunk, UnsupportedColumn } from "./parquet_pages.ts";
 import { openRegularSync, readFully } from "./read.ts";
@@ -54,7 +55,11 @@ export type Stored = number | bigint | boolean | Uint8Array;
 /** What becomes of the values of a file; a missing one is null. */
 export interface ParquetValues extends Shape {
   /** What makes values of a column of plain values, asked for once each time that it is read. */
-  leaf(field: ParquetField, path: readonly string[]): (value: Stored) => unknown;
+  leaf(
+    field: ParquetField,
+    path: readonly string[],
+    time: ArrowTime,
+  ): (value: Stored) => unknown;
 }
 
 /** Consecutive rows that are stored, and read, together. */
@@ -71,8 +76,6 @@ export interface ParquetFile {
   readonly columns: readonly ParquetField[];
   /** The row groups, in the order of the file. */
   readonly groups: readonly RowGroup[];
-  /** What programs have written about the file, by their names. */
-  readonly notes: ReadonlyMap<string, string>;
   /**
    * The values of a column in a group of rows, one for each row.
    *
@@ -137,17 +140,18 @@ function opened(
   const nodes = levelsOf(columns, MAX_DEPTH);
   const leaves = nodes.flatMap((node) => node.leaves);
   const groups = groupsOf(metadata, leaves);
+  const notes = metadata.key_value_metadata?.map(({ key, value }) => [key, value ?? ""] as const);
+  const times = arrowTimes(new Map(notes), leaves.length);
   return {
     columns,
     groups,
-    notes: new Map(metadata.key_value_metadata?.map(({ key, value }) => [key, value ?? ""])),
     read(group, column, values) {
       const chunks = metadata.row_groups[groups.indexOf(group)].columns;
       const streams = nodes[column].leaves.map((leaf) => {
         const chunk = chunks[leaf.number];
         if (!chunk.meta_data || chunk.crypto_metadata) throw new UnsupportedColumn("encrypted");
         if (chunk.file_path) throw new UnsupportedColumn(`kept in another file`);
-        const convert = values.leaf(leaf.field, leaf.path);
+        const convert = values.leaf(leaf.field, leaf.path, times[leaf.number] ?? {});
         return readChunk(leaf, chunk.meta_data, group.count, slice, byteLength, convert);
       });
       return assemble(nodes[column], streams, group.count, values);

@@ -570,7 +570,7 @@ function isUtc(zone: string): boolean {
 }
 
 function zoneRepr(zone: string, offset: number): string {
-  if (isUtc(zone)) return "datetime.timezone.utc";
+  if (zone === "Z" || zone === "+00:00") return "datetime.timezone.utc";
   if (!/^[+-]/.test(zone)) return `zoneinfo.ZoneInfo(key='${zone}')`;
   return `datetime.timezone(${new PyDuration(BigInt(offset) * 1_000_000n).repr()})`;
 }

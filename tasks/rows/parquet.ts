@@ -14,6 +14,7 @@ import {
   type RowGroup,
   type Stored,
 } from "../files/parquet.ts";
+import type { ArrowTime } from "../files/parquet_arrow.ts";
 import { UnsupportedColumn } from "../files/parquet_pages.ts";
 import type { FileRow, OnBad } from "./json.ts";
 import { float, hubName, integer, numberOf, oneLine } from "./row.ts";
@@ -68,7 +69,7 @@ function valuesOf(file: ParquetFile, group: RowGroup, column: number): unknown[]
 }
 
 const VALUES: ParquetValues = {
-  leaf: (field, path) => converter(field, path.join(".")),
+  leaf: (field, path, time) => converter(field, path.join("."), time),
   list: (items) => items,
   map: mapOf,
   struct: (values, { children }) =>
@@ -84,7 +85,7 @@ function mapOf(entries: [unknown, unknown][]): unknown {
 type Converter = (value: Stored) => unknown;
 
 /** What a value means: by its logical type, or by the older converted type that says the same. */
-function converter({ element }: ParquetField, path: string): Converter {
+function converter({ element }: ParquetField, path: string, time: ArrowTime): Converter {
   const { type, converted_type: converted, logical_type: logical } = element;
   const kind = logical?.type ?? KINDS[converted ?? ""] ?? converted;
   switch (kind) {
@@ -93,7 +94,10 @@ function converter({ element }: ParquetField, path: string): Converter {
     case "TIME":
       return timeConverter(logical?.unit ?? converted);
     case "TIMESTAMP":
-      return momentConverter(logical?.unit ?? converted, logical?.isAdjustedToUTC ? "UTC" : null);
+      return momentConverter(
+        logical?.unit ?? converted,
+        logical?.isAdjustedToUTC ? time.zone ?? "UTC" : null,
+      );
     case "DECIMAL":
       return decimalConverter(logical?.scale ?? element.scale ?? 0);
     case "FLOAT16":
@@ -108,6 +112,7 @@ function converter({ element }: ParquetField, path: string): Converter {
   if (type === "INT96") return momentConverter("NANOS", null);
   if (type === "FLOAT" || type === "DOUBLE") return (value) => float(value as number);
   if (type === "BOOLEAN") return (value) => value;
+  if (time.duration && type === "INT64") return durationConverter(time.duration);
   if (type === "INT32" || type === "INT64") return integerConverter(element);
   return (value) => made("bytes", (value as Uint8Array).toBase64());
 }
@@ -139,8 +144,17 @@ function momentConverter(unit: string | undefined, zone: string | null): Convert
   return (value) => {
     const nanoseconds = BigInt(value as number | bigint) * factor;
     const rest = ((nanoseconds % 1000n) + 1000n) % 1000n;
-    return made("moment", String((nanoseconds - rest) / 1000n), zone, Number(rest));
+    try {
+      return made("moment", String((nanoseconds - rest) / 1000n), zone, Number(rest));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      return made("unusable", `the zone "${zone}", which is not known here`);
+    }
   };
+}
+
+function durationConverter(factor: bigint): Converter {
+  return (value) => made("duration", String((value as bigint) * factor / 1000n));
 }
 
 function decimalConverter(scale: number): Converter {

@@ -29,7 +29,7 @@ Deno.test("values: print as Python prints them, alone and within lists", () => {
     [
       moment("UTC", 10n),
       "2020-01-02 03:04:05.000010+00:00",
-      "datetime.datetime(2020, 1, 2, 3, 4, 5, 10, tzinfo=datetime.timezone.utc)",
+      "datetime.datetime(2020, 1, 2, 3, 4, 5, 10, tzinfo=zoneinfo.ZoneInfo(key='UTC'))",
     ],
     [
       moment("-03:30"),
