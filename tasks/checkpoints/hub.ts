@@ -28,7 +28,7 @@ import {
   TransientError,
 } from "./hub/client.ts";
 import { download } from "./hub/download.ts";
-import { missingPart, modelFiles, shardsOf } from "./hub/files.ts";
+import { checkSizes, missingPart, modelFiles, shardsOf } from "./hub/files.ts";
 import { nearFolder, parseHubModel } from "./hub/name.ts";
 import { startDownload } from "./hub/progress.ts";
 import { readSettings } from "./hub/settings.ts";
@@ -143,6 +143,7 @@ async function downloadModel(source: Source, paths: ModelCache, output: Output):
   const progress = startDownload(source.name, output);
   const fetchAll = async (wanted: readonly string[]) => {
     const files = await notYetIn(snapshot, wanted.map((name) => remote.get(name)!));
+    checkSizes(source.name, files);
     progress.plan(files);
     for (const file of files) {
       const [blob, lock] = [paths.blob(file.etag), paths.lock(file.etag)];

@@ -7,11 +7,20 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { listFiles, modelInfo } from "@huggingface/hub";
+import { isRecord, parseJson, shown } from "../../../models/formats/untrusted.ts";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { type HubModel, nearFolder } from "./name.ts";
 import type { HubSettings } from "./settings.ts";
 
 const MAX_REDIRECTS = 10;
+/** Of one answer in JSON: a page of a list has a thousand files. Bytes. */
+const MAX_ANSWER = 1 << 24;
+/** Of a list of files. */
+const MAX_PAGES = 100;
+/** So many times the silence that is borne, the answers to one question may take. */
+const MAX_WAITS = 10;
+/** Sizes beyond are nobody's. Bytes. */
+const MAX_FILE = 2 ** 44;
 
 /** How long a connection is trusted and tried again. */
 export interface Patience {
@@ -70,9 +79,10 @@ export async function withRetries<T>(
  */
 export async function commitOf(source: Source): Promise<string> {
   const { name, revision, endpoint: hubUrl } = source;
-  const fetch = jsonFetch(source);
+  const isModel = (answer: unknown) =>
+    isRecord(answer) && typeof answer.sha === "string" && /^[0-9a-f]{40}$/.test(answer.sha);
+  const fetch = jsonFetch(source, isModel);
   const { sha } = await modelInfo({ name, revision, hubUrl, fetch, additionalFields: ["sha"] });
-  if (!/^[0-9a-f]{40}$/.test(sha)) throw noHub(source);
   return sha;
 }
 
@@ -86,9 +96,8 @@ export async function filesOf(source: Source, commit: string): Promise<Map<strin
   const { endpoint: hubUrl, name } = source;
   const repo = { type: "model", name } as const;
   const files = new Map<string, RemoteFile>();
-  for await (
-    const entry of listFiles({ repo, revision: commit, hubUrl, fetch: jsonFetch(source) })
-  ) {
+  const fetch = jsonFetch(source, (answer) => Array.isArray(answer) && answer.every(isEntry));
+  for await (const entry of listFiles({ repo, revision: commit, hubUrl, fetch })) {
     const etag = entry.lfs?.oid ?? entry.oid ?? "";
     // Both become names of files here: nothing that could lead out of the cache is let in.
     const safe = /^\w[\w.-]*$/.test(entry.path) && /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(etag);
@@ -96,6 +105,18 @@ export async function filesOf(source: Source, commit: string): Promise<Map<strin
     files.set(entry.path, { name: entry.path, size: entry.lfs?.size ?? entry.size, etag });
   }
   return files;
+}
+
+/** What the library and we take for granted of a file in a list. */
+function isEntry(entry: unknown): boolean {
+  if (!isRecord(entry)) return false;
+  const { type, path, size, oid, lfs } = entry;
+  const isSize = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0;
+  const isFile = isSize(size) && Number(size) <= MAX_FILE &&
+    (lfs === undefined || lfs === null ||
+      isRecord(lfs) && typeof lfs.oid === "string" && isSize(lfs.size) &&
+        Number(lfs.size) <= MAX_FILE);
+  return typeof path === "string" && (type !== "file" || (isFile && typeof oid === "string"));
 }
 
 /**
@@ -111,7 +132,7 @@ export async function request(
   { headers, signal, file }: { headers?: HeadersInit; signal: AbortSignal; file?: string },
 ): Promise<Response> {
   const home = new URL(source.endpoint).origin;
-  let url = new URL(address);
+  let url = webAddress(address, undefined, source);
   for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
     const sent = new Headers(headers);
     // Lengths and ranges count the bytes of the file, not of a compressed copy.
@@ -127,10 +148,16 @@ export async function request(
         ? await refusal(source, response, file)
         : new TransientError(`${url.host} answers ${response.status}`);
     }
-    url = new URL(location, url);
-    if (!/^https?:$/.test(url.protocol)) throw noHub(source);
+    url = webAddress(location, url, source);
   }
   throw new UserError(`${source.name}: ${new URL(source.endpoint).host} redirects in a circle`);
+}
+
+/** The Hub leads to files and to further pages; nowhere but on the web. */
+function webAddress(address: string, base: URL | undefined, source: Source): URL {
+  const url = URL.canParse(address, base) ? new URL(address, base) : undefined;
+  if (!url || !/^https?:$/.test(url.protocol)) throw noHub(source);
+  return url;
 }
 
 /** What a failed connection is to the caller. The address is left out: it may hold a signature. */
@@ -155,21 +182,51 @@ async function send(url: URL, init: RequestInit): Promise<Response> {
   }
 }
 
-/** The `fetch` that the package is given: whole answers, and only good ones. */
-function jsonFetch(source: Source): typeof fetch {
+/**
+ * The `fetch` that the package is given for one question: whole answers, of bounded length and number, and only
+ * such that are what they should be.
+ */
+function jsonFetch(source: Source, isGood: (answer: unknown) => boolean): typeof fetch {
+  const { patience } = source;
+  const { host } = new URL(source.endpoint);
+  const deadline = performance.now() + patience.silence * MAX_WAITS;
+  let pages = 0;
   return async (address, init) => {
-    const { host } = new URL(source.endpoint);
-    const { text, headers } = await withRetries(source.patience, async () => {
-      const signal = AbortSignal.timeout(source.patience.silence);
+    if (pages++ >= MAX_PAGES || performance.now() > deadline) {
+      throw new UserError(`${source.name}: the list of files at ${host} does not end`);
+    }
+    const { text, headers } = await withRetries(patience, async () => {
+      const signal = AbortSignal.timeout(patience.silence);
       const response = await request(source, String(address), { headers: init?.headers, signal });
-      const text = await response.text().catch((error) => {
-        throw connectionError(error, host);
+      const text = await textOf(response, source).catch((error) => {
+        throw error instanceof UserError ? error : connectionError(error, host);
       });
       return { text, headers: response.headers };
     });
-    if (!/^\s*[[{]/.test(text)) throw noHub(source);
+    if (!isGood(parsed(text))) throw noHub(source);
     return new Response(text, { headers });
   };
+}
+
+/** The text of an answer; one that is too long is left where it is. */
+async function textOf(response: Response, source: Source): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  let size = 0;
+  for await (const piece of response.body ?? []) {
+    if ((size += piece.length) > MAX_ANSWER) throw noHub(source);
+    text += decoder.decode(piece, { stream: true });
+  }
+  return text + decoder.decode();
+}
+
+/** What a text is as JSON; nothing if it is none. */
+function parsed(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The Hub says in `X-Error-Code` which of several things a status means. */
@@ -204,7 +261,7 @@ async function refusal(source: Source, response: Response, file?: string): Promi
       `${name}: needs access: accept its conditions at ${endpoint}/${name} and ${advice}`,
     );
   }
-  const reason = headers.get("x-error-message") ?? response.statusText;
+  const reason = shown(headers.get("x-error-message") ?? response.statusText);
   return new UserError(`${name}: ${host} answers ${status} ${reason}`.trim());
 }
 

@@ -8,6 +8,7 @@
 import { join } from "node:path";
 import { shown } from "../../../models/formats/untrusted.ts";
 import { UserError } from "../../../ops/graph/errors.ts";
+import { MAX_WHOLE_FILE } from "../../files/read.ts";
 import { findWeights, readShardIndex } from "../../files/weights.ts";
 
 /** Config and tokenizer, as far as a repository has them. */
@@ -21,6 +22,25 @@ const SMALL_FILES = [
   "sp.model",
   "dict.txt",
 ] as const;
+
+/** None of them is longer. Bytes. */
+const MAX_SMALL_FILE = MAX_WHOLE_FILE;
+
+/**
+ * Asserts that no file but the weights is announced with a size that nobody could read.
+ *
+ * @throws {UserError} naming the file
+ */
+export function checkSizes(model: string, files: readonly { name: string; size: number }[]): void {
+  const small: readonly string[] = SMALL_FILES;
+  for (const { name, size } of files) {
+    const isSmall = small.includes(name) || name.endsWith(".index.json");
+    if (!isSmall || size <= MAX_SMALL_FILE) continue;
+    throw new UserError(
+      `${model}: ${name}: expected at most ${MAX_SMALL_FILE} bytes, the repository announces ${size}`,
+    );
+  }
+}
 
 /** Files of which any one line is enough to tokenise. */
 const TOKENIZERS = [["tokenizer.json"], ["spiece.model"], ["sp.model", "dict.txt"]] as const;

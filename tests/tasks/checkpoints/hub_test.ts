@@ -669,3 +669,116 @@ Deno.test("two processes share a download, with the permissions that the documen
     assert.equal(hub.seen.filter(({ server }) => server === "cdn").length, 2);
   });
 });
+
+const ENTRY = { type: "file", path: "config.json", size: 2, oid: "9".repeat(40) };
+
+/** Answers to the question for the commit, and for the list of files, that no hub gives. */
+const NONSENSE: Record<string, { revision?: string; tree?: string }> = {
+  "a page of HTML": { revision: "<html>" },
+  "no JSON after all": { revision: "{" },
+  "a list for a model": { revision: "[]" },
+  "nothing": { revision: "null" },
+  "no commit": { revision: "{}" },
+  "a commit that is a number": { revision: '{"sha": 1}' },
+  "a commit that leads elsewhere": { revision: JSON.stringify({ sha: "../".repeat(14) }) },
+  "null for a file": { tree: "[null]" },
+  "an object for a list": { tree: '{"a": 1}' },
+  "a text for a list": { tree: '"[]"' },
+  "a file without a name": { tree: JSON.stringify([{ ...ENTRY, path: 1 }]) },
+  "a file without a size": { tree: JSON.stringify([{ ...ENTRY, size: "2" }]) },
+  "a size below zero": { tree: JSON.stringify([{ ...ENTRY, size: -1 }]) },
+  "a size beyond all disks": { tree: JSON.stringify([{ ...ENTRY, size: 1e15 }]) },
+  "a checksum that is none": { tree: JSON.stringify([{ ...ENTRY, lfs: { oid: 7, size: 1 } }]) },
+  "a large file without a size": { tree: JSON.stringify([{ ...ENTRY, lfs: { oid: "a" } }]) },
+  "lfs that is a text": { tree: JSON.stringify([{ ...ENTRY, lfs: "yes" }]) },
+  "brackets without end": { tree: "[".repeat(100_000) + "]".repeat(100_000) },
+};
+
+for (const [what, { revision, tree }] of Object.entries(NONSENSE)) {
+  Deno.test(`a hub that answers with ${what} is named as none`, async () => {
+    await onStage(async ({ resolve, hub, folder }) => {
+      hub.intercept = ({ path }) => {
+        if (path.includes("/revision/") && revision !== undefined) return new Response(revision);
+        if (path.includes("/tree/") && tree !== undefined) return new Response(tree);
+      };
+      await rejects(resolve(), /does not answer as a model hub; check HF_ENDPOINT/);
+      assert.ok(!existsSync(folder));
+    });
+  });
+}
+
+Deno.test("names and checksums of files that lead out of the cache are passed over", async () => {
+  const names = ["../config.json", "/etc/config.json", "..", "a/config.json", ".config.json", ""];
+  const files = [
+    ...names.map((path) => ({ ...ENTRY, path })),
+    ...["../".repeat(14), "", "9".repeat(41)].map((oid) => ({ ...ENTRY, oid })),
+  ];
+  await onStage(async ({ resolve, hub, folder }) => {
+    hub.intercept = ({ path }) => path.includes("/tree/") ? Response.json(files) : undefined;
+    await rejects(resolve(), /the repository has no config\.json/);
+    assert.ok(!existsSync(folder));
+  });
+});
+
+Deno.test("addresses that are none, or no web's, are not followed", async () => {
+  for (const location of ["http://[::bad", "http://", "file:///etc/passwd", "data:,x"]) {
+    await onStage(async ({ resolve, hub }) => {
+      const redirect = new Response(null, { status: 302, headers: { location } });
+      hub.intercept = ({ path }) => path.includes("/resolve/") ? redirect : undefined;
+      await rejects(resolve(), /does not answer as a model hub/);
+    });
+  }
+});
+
+Deno.test("a list without a last page is given up, and so is an answer without an end", async () => {
+  await onStage(async ({ resolve, hub }) => {
+    hub.intercept = ({ path }) => {
+      if (!path.includes("/tree/")) return;
+      return Response.json([], { headers: { link: `<${hub.endpoint}${path}>; rel="next"` } });
+    };
+    await rejects(resolve(), /^owner\/model: the list of files at 127\.0\.0\.1:\d+ does not end$/);
+    assert.ok(hub.seen.length < 200);
+  });
+  for (const part of ["/revision/", "/tree/"]) {
+    await onStage(async ({ resolve, hub }) => {
+      let sent = 0;
+      const endless = new ReadableStream<Uint8Array>({
+        pull(controller) {
+          sent += 1 << 16;
+          controller.enqueue(new Uint8Array(1 << 16).fill(32));
+        },
+      });
+      hub.intercept = ({ path }) => path.includes(part) ? new Response(endless) : undefined;
+      await rejects(resolve(), /does not answer as a model hub/);
+      assert.ok(sent < 1 << 26, `${sent} bytes`);
+    });
+  }
+});
+
+Deno.test("no more bytes are taken than were announced, and no config of any size", async () => {
+  const name = "config.json";
+  await onStage(async ({ resolve, hub }) => {
+    let sent = 0;
+    const endless = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        sent += 1 << 16;
+        controller.enqueue(new Uint8Array(1 << 16));
+      },
+    });
+    hub.intercept = ({ path }) => path.endsWith(`/${name}`) ? new Response(endless) : undefined;
+    await rejects(resolve(), /config\.json arrived damaged/);
+    assert.ok(sent < 1 << 26, `${sent} bytes`);
+  });
+  await onStage(async ({ resolve, hub }) => {
+    const files = Object.entries(REPOSITORY.files).map(([path, bytes]) => ({
+      ...{ type: "file", path, oid: etagOf(path, bytes) },
+      size: path === name ? 2 ** 40 : bytes.length,
+    }));
+    hub.intercept = ({ path }) => path.includes("/tree/") ? Response.json(files) : undefined;
+    await rejects(
+      resolve(),
+      /config\.json: expected at most \d+ bytes, .* announces 1099511627776/,
+    );
+    assert.ok(!hub.seen.some(({ path }) => path.endsWith(name)));
+  });
+});
