@@ -54,6 +54,9 @@ const MOST = {
   positionRows: 1 << 21,
 } as const;
 
+/** Kernels of attention hold a row of a head in registers. */
+const WIDEST_HEAD = 128;
+
 /** Sizes and parts of a model of METRO's kind. */
 export interface MetroModel {
   /** Rows of the token table, sentinels included. */
@@ -281,6 +284,8 @@ export function checkModelConfig(config: ModelConfig): void {
   for (const field of sizes) {
     expect(isCount(config[field], 1), field, "a positive integer", config[field]);
   }
+  const { dModel } = config;
+  expect(dModel % 4 === 0, "dModel", "a multiple of 4, which kernels read at a time", dModel);
   const least = isT5(config) ? 0 : 1;
   expect(
     isCount(config.sentinels, least),
@@ -303,6 +308,14 @@ export function checkModelConfig(config: ModelConfig): void {
       config.dModel % config.heads === 0,
       "heads",
       `a divisor of ${config.dModel}`,
+      config.heads,
+    );
+    expect(
+      config.dModel / config.heads <= WIDEST_HEAD,
+      "heads",
+      `at least ${
+        Math.ceil(config.dModel / WIDEST_HEAD)
+      }, so that none is wider than ${WIDEST_HEAD}`,
       config.heads,
     );
     expect(
@@ -339,9 +352,9 @@ function checkT5({ t5, ...config }: T5Model): void {
   const { vocabSize, relativeBuckets, relativeMaxDistance, auxLayers, rtdHead, clmHead } = config;
   const { headWidth } = t5;
   expect(
-    isCount(headWidth, 4) && headWidth % 4 === 0 && headWidth <= 128,
+    isCount(headWidth, 1) && headWidth <= WIDEST_HEAD,
     "headWidth",
-    "a multiple of 4 of at most 128",
+    `a positive integer of at most ${WIDEST_HEAD}`,
     headWidth,
   );
   expect(

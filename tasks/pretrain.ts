@@ -11,6 +11,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { initialize, type ModelConfig, parameterCount } from "../models/mod.ts";
+import { sentinelsNeeded } from "../models/spans.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import type { Device } from "../ops/mod.ts";
 import { Batcher, type BatchShapes, evaluationShare, rowsOf } from "./text/batches.ts";
@@ -41,6 +42,7 @@ import {
   type PretrainConfig,
   resolvePretrain,
 } from "./config/pretrain.ts";
+import { expectAllRead } from "./config/unread.ts";
 import {
   expectCheckpoint,
   expectSame,
@@ -144,7 +146,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const resume = job.resume === "requeue"
     ? await fromFirst(group, "looking for a checkpoint", () => hasCheckpoint(run))
     : job.resume ?? false;
-  const config = resume ? await savedConfig(job) : resolvePretrain(job.given, corpusOf(job));
+  const config = resume ? await savedConfig(job) : newConfig(job);
   const parts = partsPerMicroBatch(config, group.size);
   if (job.cpu) expectFit(config, group.size, job.cpu);
   await using opened = new Opened(leads && !resume ? await remover(run) : undefined);
@@ -194,6 +196,13 @@ function corpusOf({ given, sampleCorpus }: PretrainJob): readonly string[] {
 }
 
 const NO_RUN = "no run to resume (it has no config.json); leave out --resume";
+
+/** What the user wants, completed; nothing of it in vain. */
+function newConfig(job: PretrainJob): PretrainConfig {
+  const config = resolvePretrain(job.given, corpusOf(job));
+  expectAllRead(job.given, config);
+  return config;
+}
 
 /** The config of the run folder, which flags may repeat but not change. */
 async function savedConfig({ run, given }: PretrainJob): Promise<PretrainConfig> {
@@ -282,9 +291,10 @@ function tokenizerFile({ run }: Pick<PretrainJob, "run">): string {
 
 async function writeTokenizer(
   job: PretrainJob,
-  { tokenizer: name, vocabSize, lowercase, sequenceLength: sentinels, text }: PretrainConfig,
+  config: PretrainConfig,
   say: (text: string) => void,
 ): Promise<void> {
+  const { tokenizer: name, vocabSize, lowercase, sequenceLength: sentinels, text } = config;
   const train = TRAINERS.get(name);
   const tokenizer = loadTokenizer(
     train
@@ -295,6 +305,13 @@ async function writeTokenizer(
     throw new UserError(
       `${name}: expected a tokenizer with sentinels <sen000>, <sen001>, …; train one with this command ` +
         "and reuse its tokenizer.json",
+    );
+  }
+  const needed = config.objective === "t5" ? sentinelsNeeded(config.sequenceLength) : 1;
+  if (tokenizer.sentinels < needed) {
+    throw new UserError(
+      `${name}: expected at least ${needed} sentinels, as --objective t5 needs for --sequence-length ` +
+        `${config.sequenceLength}, got ${tokenizer.sentinels}; choose shorter sequences, or train a tokenizer`,
     );
   }
   say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);

@@ -13,15 +13,18 @@ import {
 import { type AttentionAttrs, attentionSpec } from "./attention_spec.ts";
 import {
   apply,
+  constant,
   expectShape,
   formatShape,
   type Node,
   type Primitive,
+  reshape,
   type RunContext,
   type Tensor,
   type TensorType,
   type Values,
 } from "../graph/tensor.ts";
+import { matmul } from "./matmul.ts";
 
 /** Options of {@link attention}. */
 export interface AttentionOptions {
@@ -107,10 +110,29 @@ function operandsOf(
   return attrs.bias ? { ...inputs, bias } : inputs;
 }
 
+/** Kernels read heads four columns at a time. */
+const LANES = 4;
+
+/**
+ * Heads as wide as kernels want them: columns of 0 behind those of each head, which change no product of heads.
+ *
+ * @param x [batch, length, heads · from]
+ * @returns [batch, length, heads · to], or as many columns less
+ */
+function withHeadsOf(x: Tensor, heads: number, from: number, to: number): Tensor {
+  const [batch, length] = x.shape;
+  const unit = Float32Array.from(
+    { length: from * to },
+    (_, i) => Math.floor(i / to) === i % to ? 1 : 0,
+  );
+  const each = reshape(x, [batch * length * heads, from]);
+  return reshape(matmul(each, constant(unit, [from, to])), [batch, length, heads * to]);
+}
+
 /**
  * softmax(scale·q·kᵀ + bias + mask)·v, head by head.
  *
- * @param q [batch, queries, d]: head h has columns h·d/heads …
+ * @param q [batch, queries, d]: head h has columns h·d/heads …, at most 128
  * @param k [batch, keys, d]
  * @param v [batch, keys, d]
  * @param mask u32 [batch, keys]: not 0 where a key may be attended to. A query that may see no key gets 0
@@ -135,6 +157,12 @@ export function attention(
   { heads, causal = false, segments = false, bias, scale, dropout = 0, stream = 0 }:
     AttentionOptions,
 ): Tensor {
+  const width = q.shape[2] / heads, kernelWidth = Math.ceil(width / LANES) * LANES;
+  if (Number.isInteger(width) && width !== kernelWidth) {
+    const [wideQ, wideK, wideV] = [q, k, v].map((x) => withHeadsOf(x, heads, width, kernelWidth));
+    const own = { heads, causal, segments, bias, scale: scale ?? width ** -0.5, dropout, stream };
+    return withHeadsOf(attention(wideQ, wideK, wideV, mask, own), heads, kernelWidth, width);
+  }
   const inputs = bias ? [q, k, v, mask, bias] : [q, k, v, mask];
   return apply(ATTENTION, inputs, {
     heads,

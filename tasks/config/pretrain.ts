@@ -454,8 +454,46 @@ function check(config: PretrainConfig): void {
     config.vocabSize + config.sequenceLength,
     config.sequenceLength,
   );
-  checkModelConfig(model);
-  checkObjectiveConfig(objectiveConfig(config), model);
+  inFlags(() => {
+    checkModelConfig(model);
+    if (config.objective === "metro") checkObjectiveConfig(objectiveConfig(config), model);
+  });
+  if (config.objective === "metro") checkSomethingToLearn(config);
+}
+
+/** The model's fields are the user's flags. */
+function inFlags(check: () => void): void {
+  try {
+    check();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(
+      error.message.replace(
+        /^(\w+)(?=: )/,
+        (field) => field in PRETRAIN_CONFIG ? `--${flagName(field)}` : field,
+      ),
+    );
+  }
+}
+
+/** Without a selected position there is no noise, and without a weight no loss. */
+function checkSomethingToLearn(config: PretrainConfig): void {
+  const { maskProbability, spanLength, sequenceLength, mlmWeight, clmWeight, rtdWeight } = config;
+  if (maskProbability === 0) {
+    throw new UserError(
+      "--mask-probability: expected a share above 0, or nothing is selected; got 0",
+    );
+  }
+  if (spanLength > sequenceLength) {
+    throw new UserError(
+      `--span-length: expected at most --sequence-length ${sequenceLength}, got ${spanLength}`,
+    );
+  }
+  if (mlmWeight + clmWeight + (config.rtdHead === "none" ? 0 : rtdWeight) === 0) {
+    throw new UserError(
+      "--mlm-weight, --rtd-weight, --clm-weight: expected a loss with a weight above 0, got none",
+    );
+  }
 }
 
 /** The model part of a config, for a tokenizer with so many rows and sentinels. */

@@ -89,9 +89,13 @@ Deno.test("Ctrl-C saves a checkpoint and exits cleanly; the resumed run is the s
 
 Deno.test("the T5 baseline trains and its loss falls", async () => {
   const path = join(folder, "t5");
-  const { code, err } = await pretrain(
-    flags({ objective: "t5", updates: "30", run: path, "peak-learning-rate": "0.01" }),
+  const given = flags({ objective: "t5", updates: "30", run: path, "peak-learning-rate": "0.01" });
+  await assertOneLine(
+    given,
+    /^error: --aux-layers: goes with --objective metro, else nothing reads it/,
   );
+  const aux = given.indexOf("--aux-layers");
+  const { code, err } = await pretrain(given.toSpliced(aux, 2));
   assert.equal(code, 0, err);
   const lines = (await results(path)).metrics.map((l) => JSON.parse(l));
   const losses = lines.filter((l) => l.kind === "heldout").map((l) => l.loss);

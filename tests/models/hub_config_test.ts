@@ -189,7 +189,9 @@ for (
     [{ ...T5_SMALL, num_layers: 1e9 }, "encoderLayers: expected at most 1000, got 1000000000"],
     [{ ...T5_SMALL, d_model: NaN }, "d_model: expected an integer of at least 0, got null"],
     [{ ...METRO, num_layers: 1.5 }, "num_layers: expected an integer of at least 0, got 1.5"],
-    [{ ...T5_SMALL, d_kv: 6 }, "headWidth: expected a multiple of 4 of at most 128, got 6"],
+    [{ ...T5_SMALL, d_kv: 129 }, "headWidth: expected a positive integer of at most 128, got 129"],
+    [{ ...T5_SMALL, d_model: 510 }, "dModel: expected a multiple of 4, which kernels read"],
+    [{ ...METRO, num_heads: 4, d_kv: 256 }, "heads: expected at least 8, so that none is wider"],
     [
       { ...T5_SMALL, feed_forward_proj: "gated-silu" },
       'feed_forward_proj: expected one of relu, gated-gelu, got "gated-silu"',

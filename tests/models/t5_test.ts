@@ -194,6 +194,7 @@ const KINDS: Record<string, T5Model> = {
   "version 1.0": SMALL,
   "version 1.1": { ...SMALL, t5: GATED },
   "version 1.1, one table and no scale": { ...SMALL, t5: { ...GATED, tiedHead: true } },
+  "version 1.0 with heads of 6": { ...SMALL, t5: { ...SMALL.t5, headWidth: 6 } },
   "UMT5": { ...SMALL, t5: { ...GATED, relativeTables: "layer" } },
 };
 
@@ -321,7 +322,10 @@ for (const [kind, config] of Object.entries(KINDS)) {
     assert.equal(back.get("lm_head.weight"), config.t5.tiedHead ? "embed.tokens" : "clm.tokens");
     const shapes = foreignShapes(config, "release", ["main"]);
     assert.deepEqual(shapes.get("encoder.embed_tokens.weight"), [40, 16]);
-    assert.deepEqual(shapes.get("decoder.block.1.layer.1.EncDecAttention.o.weight"), [16, 24]);
+    assert.deepEqual(shapes.get("decoder.block.1.layer.1.EncDecAttention.o.weight"), [
+      16,
+      config.heads * config.t5.headWidth,
+    ]);
     assert.equal(shapes.has("encoder.block.1.layer.0.layer_norm.bias"), false);
   });
 }
@@ -389,7 +393,10 @@ cpuTest("a T5 is finetuned: the loss falls, and its checkpoint is read as it was
 Deno.test("checkModelConfig: a T5's fields are named where they are wrong", () => {
   checkModelConfig(SMALL);
   const wrong: [object, RegExp][] = [
-    [{ t5: { ...SMALL.t5, headWidth: 6 } }, /headWidth: expected a multiple of 4 .* got 6/],
+    [
+      { t5: { ...SMALL.t5, headWidth: 132 } },
+      /headWidth: expected a positive .* at most 128, got 132/,
+    ],
     [{ t5: { ...SMALL.t5, eos: 40 } }, /eos: expected an id below 40, got 40/],
     [{ t5: { ...SMALL.t5, feedForward: "swish" } }, /feedForward: .* got 'swish'/],
     [{ relativeMaxDistance: 4 }, /relativeMaxDistance: expected an integer above 4/],

@@ -202,6 +202,25 @@ export const CASES: Record<string, () => Case> = {
       tolerance: 3e-5,
     };
   },
+  "attention with heads of three and of six columns": () => {
+    const options = { causal: true, dropout: 0.2, stream: 4 };
+    const of = (heads: number) => {
+      const [q, k, v] = ["q", "k", "v"].map((name) => x(`${name}${heads}`, 2, 5, 12));
+      return {
+        y: attention(q, k, v, input("mask", [2, 5], "u32"), { ...options, heads }),
+        q,
+        k,
+        v,
+      };
+    };
+    const three = of(4), six = of(2);
+    return {
+      outputs: [add(three.y, six.y)],
+      wrt: [three, six].flatMap(({ q, k, v }) => [q, k, v]),
+      ids: 3,
+      tolerance: 3e-5,
+    };
+  },
   "attention, causal": () => {
     const q = x("q", 2, 12, 8), k = x("k", 2, 12, 8), v = x("v", 2, 12, 8);
     const mask = constant(new Uint32Array(24).fill(1), [2, 12]);

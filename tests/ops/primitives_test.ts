@@ -13,7 +13,8 @@ import {
 } from "../../ops/mod.ts";
 import { Random } from "../../ops/graph/random.ts";
 import { CASES, lossOf } from "./cases.ts";
-import { RUN, type SourceValues, valuesFor } from "./run.ts";
+import { attentionReference } from "../../ops/primitives/attention_reference.ts";
+import { assertClose, RUN, type SourceValues, valuesFor } from "./run.ts";
 
 const x = (name: string, ...shape: number[]) => state(name, shape);
 
@@ -82,4 +83,33 @@ Deno.test("a bias for each sequence is that of attention one by one, and has no 
     assert.deepEqual([...alone], [...together.slice(i * 24, (i + 1) * 24)]);
   }
   assert.throws(() => grad(sum(own), [q]), /no derivative with a bias for each sequence/);
+});
+
+Deno.test("attention: heads of any width up to 128 are what the formula says", () => {
+  const heads = 2, batch = 2, queryLength = 3, keyLength = 4;
+  for (const headDim of [1, 2, 3, 4, 5, 6, 7, 8, 13, 126, 127, 128]) {
+    for (const own of [undefined, 0.3]) {
+      const width = heads * headDim, options = { heads, dropout: 0.3, stream: 5, scale: own };
+      const [q, k, v] = [queryLength, keyLength, keyLength].map((length, i) => {
+        return x("qkv"[i], batch, length, width);
+      });
+      const bias = x("bias", queryLength + keyLength - 1, heads);
+      const mask = input("mask", [batch, keyLength], "u32");
+      const y = attention(q, k, v, mask, { ...options, bias });
+      const values = valuesFor([y], 2);
+      const { q: qs, k: ks, v: vs, mask: seen, bias: biases } = values;
+      const { out } = attentionReference(
+        { ...options, batch, queryLength, keyLength, headDim, causal: false, bias: true },
+        {
+          ...{ q: qs, k: ks, v: vs, mask: seen, bias: biases },
+          ...{ runKey: RUN.key, firstSequence: RUN.sequence },
+        },
+      );
+      const [got] = interpret([y], { values, run: RUN });
+      assertClose(got, out, 1e-12, `width ${headDim}`);
+    }
+  }
+  const wide = x("wide", 1, 2, 129);
+  const mask = input("mask", [1, 2], "u32");
+  assert.throws(() => attention(wide, wide, wide, mask, { heads: 1 }), /at most 128/);
 });
