@@ -300,31 +300,10 @@ export function checkModelConfig(config: ModelConfig): void {
     `at most vocabSize - ${FIRST_ORDINARY} = ${config.vocabSize - FIRST_ORDINARY}`,
     config.sentinels,
   );
-  const { relativeBuckets: bins, relativeMaxDistance: distance } = config;
+  const { relativeBuckets: bins } = config;
   expect(isCount(bins, 4) && bins % 4 === 0, "relativeBuckets", "a multiple of 4", bins);
   if (isT5(config)) checkT5(config);
-  else {
-    expect(
-      config.dModel % config.heads === 0,
-      "heads",
-      `a divisor of ${config.dModel}`,
-      config.heads,
-    );
-    expect(
-      config.dModel / config.heads <= WIDEST_HEAD,
-      "heads",
-      `at least ${
-        Math.ceil(config.dModel / WIDEST_HEAD)
-      }, so that none is wider than ${WIDEST_HEAD}`,
-      config.heads,
-    );
-    expect(
-      isCount(distance, bins / 4 + 2),
-      "relativeMaxDistance",
-      `an integer above ${bins / 4 + 1}, a quarter of the buckets and one`,
-      distance,
-    );
-  }
+  else checkMetro(config);
   const { maxPositions, positionRows } = config;
   expect(isCount(maxPositions, 1), "maxPositions", "a positive integer", maxPositions);
   expect(
@@ -345,6 +324,22 @@ export function checkModelConfig(config: ModelConfig): void {
   }
   const { layerNormEps: eps } = config;
   expect(Number.isFinite(eps) && eps > 0, "layerNormEps", "a positive number", eps);
+}
+
+function checkMetro({ dModel, heads, relativeBuckets, relativeMaxDistance }: MetroModel): void {
+  expect(dModel % heads === 0, "heads", `a divisor of ${dModel}`, heads);
+  expect(
+    dModel / heads <= WIDEST_HEAD,
+    "heads",
+    `at least ${Math.ceil(dModel / WIDEST_HEAD)}, so that none is wider than ${WIDEST_HEAD}`,
+    heads,
+  );
+  expect(
+    isCount(relativeMaxDistance, relativeBuckets / 4 + 2),
+    "relativeMaxDistance",
+    `an integer above ${relativeBuckets / 4 + 1}, a quarter of the buckets and one`,
+    relativeMaxDistance,
+  );
 }
 
 function checkT5({ t5, ...config }: T5Model): void {

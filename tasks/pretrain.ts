@@ -301,22 +301,36 @@ async function writeTokenizer(
       ? await train(sampleLines([...text], TOKENIZER_SAMPLE), { vocabSize, lowercase, sentinels })
       : name,
   );
-  if (tokenizer.sentinels === 0) {
+  if (!train) expectFitting(tokenizer, job, config);
+  say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
+  await mkdir(job.run, { recursive: true });
+  await writeFile(tokenizerFile(job), JSON.stringify(tokenizer.json) + "\n");
+}
+
+/** Whether a tokenizer that was not trained for this run is what the flags and the objective want. */
+function expectFitting(
+  { vocabSize, sentinels }: Tokenizer,
+  { given }: PretrainJob,
+  { tokenizer: name, objective, sequenceLength }: PretrainConfig,
+): void {
+  if (sentinels === 0) {
     throw new UserError(
       `${name}: expected a tokenizer with sentinels <sen000>, <sen001>, …; train one with this command ` +
         "and reuse its tokenizer.json",
     );
   }
-  const needed = config.objective === "t5" ? sentinelsNeeded(config.sequenceLength) : 1;
-  if (tokenizer.sentinels < needed) {
+  const told = given.vocabSize ?? vocabSize;
+  if (told !== vocabSize) {
     throw new UserError(
-      `${name}: expected at least ${needed} sentinels, as --objective t5 needs for --sequence-length ` +
-        `${config.sequenceLength}, got ${tokenizer.sentinels}; choose shorter sequences, or train a tokenizer`,
+      `--vocab-size: ${name} has ${vocabSize} pieces, got ${told}; leave the flag out`,
     );
   }
-  say(`tokenizer: ${tokenizer.vocabSize} pieces and ${tokenizer.sentinels} sentinels`);
-  await mkdir(job.run, { recursive: true });
-  await writeFile(tokenizerFile(job), JSON.stringify(tokenizer.json) + "\n");
+  const needed = objective === "t5" ? sentinelsNeeded(sequenceLength) : 1;
+  if (sentinels >= needed) return;
+  throw new UserError(
+    `${name}: expected at least ${needed} sentinels, as --objective t5 needs for --sequence-length ` +
+      `${sequenceLength}, got ${sentinels}; choose shorter sequences, or train a tokenizer`,
+  );
 }
 
 /** The corpora of a run: all texts together, or each by itself where they have weights. */

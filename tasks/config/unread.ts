@@ -62,7 +62,6 @@ export const READ_UNDER: Readonly<Partial<Record<keyof PretrainConfig, readonly 
   mlmWeight: [METRO],
   rtdWeight: [METRO, DETECTION],
   clmWeight: [METRO],
-  vocabSize: [OWN_TOKENIZER],
   lowercase: [OWN_TOKENIZER],
   longLines: [{
     goesWith: "--packing complete_doc",

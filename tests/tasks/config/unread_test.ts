@@ -140,7 +140,6 @@ Deno.test("every option of model and objective is read, or refused where nothing
 
 for (
   const [given, message] of [
-    [{ tokenizer: "x/tokenizer.json", vocabSize: 300 }, /^--vocab-size: goes with --tokenizer bpe/],
     [{ tokenizer: "x/tokenizer.json", lowercase: true }, /^--lowercase: goes with --tokenizer bpe/],
     [{ packing: "concat", longLines: "crop" }, /^--long-lines: goes with --packing complete_doc/],
     [{ heldOut: 0, evaluateTokens: 100 }, /^--evaluate-tokens: goes with --held-out above 0/],
