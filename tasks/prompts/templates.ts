@@ -4,11 +4,12 @@
  * @module
  */
 import { join } from "node:path";
-import { isMap, isScalar, LineCounter, parseDocument, type YAMLMap } from "yaml";
 import { UserError } from "../../ops/graph/errors.ts";
 import { nearest } from "../command/nearest.ts";
-import { readText } from "../files/read.ts";
+import { realPath } from "../files/find.ts";
+import { isFolder, namesIn, readText } from "../files/read.ts";
 import { Template } from "./template.ts";
+import { parseYaml, YamlMap } from "./yaml.ts";
 
 const FILE = "templates.yaml";
 
@@ -63,7 +64,7 @@ export interface Templates {
  * ```
  */
 export function openTemplates(folder: string): Templates {
-  const datasets = listDatasets(folder, "");
+  const datasets = listDatasets(folder);
   if (datasets.length === 0 || datasets[0] === "") throw noTemplates(folder, datasets.length > 0);
   const read = new Map<string, readonly Template[]>();
   const of = (dataset: string) => {
@@ -103,23 +104,35 @@ export function taskName(dataset: string, template: string): string {
 
 // --- finding ---
 
-/** Paths of the folders with a file, below one; the empty path is the folder itself. */
-function listDatasets(folder: string, path: string): string[] {
-  const entries = entriesOf(join(folder, path));
-  const own = entries.some(({ name, isFile }) => isFile && name === FILE) ? [path] : [];
-  const below = entries
-    .filter(({ isDirectory }) => isDirectory)
-    .flatMap(({ name }) => listDatasets(folder, path === "" ? name : `${path}/${name}`));
-  // By code unit, not by locale: the same order on every machine.
-  return [...own, ...below].sort((a, b) => a < b ? -1 : 1);
-}
+/** All of promptsource has 3 MB; the parser needs some twenty times as much memory. */
+const LARGEST = 1 << 25;
+/** More folders are no collection of templates, but links that lead round and round. */
+const MOST_FOLDERS = 100_000;
 
-function entriesOf(folder: string): Deno.DirEntry[] {
-  try {
-    return [...Deno.readDirSync(folder)];
-  } catch (error) {
-    throw new UserError(`${folder}: expected a folder with templates: ${(error as Error).message}`);
-  }
+/**
+ * Paths of the folders with a file, below one; the empty path is the folder itself. Links are followed, but for
+ * those that lead back to a folder above.
+ */
+function listDatasets(folder: string): string[] {
+  const found: string[] = [];
+  let looked = 0;
+  const look = (path: string, above: readonly string[]) => {
+    const place = join(folder, path), real = realPath(place);
+    if (above.includes(real)) return;
+    if (++looked > MOST_FOLDERS) {
+      throw new UserError(
+        `${folder}: has more than ${MOST_FOLDERS} folders in it; check its links`,
+      );
+    }
+    for (const name of namesIn(place)) {
+      const inner = path === "" ? name : `${path}/${name}`;
+      if (isFolder(join(place, name))) look(inner, [...above, real]);
+      else if (name === FILE) found.push(path);
+    }
+  };
+  look("", []);
+  // By code unit, not by locale: the same order on every machine.
+  return found.sort((a, b) => a < b ? -1 : 1);
 }
 
 function noTemplates(folder: string, isDataset: boolean): UserError {
@@ -152,53 +165,65 @@ function readTemplates(file: string, dataset: string): Template[] {
 interface Entry {
   id: string;
   line: number;
-  keys: Record<string, unknown>;
+  keys: YamlMap;
 }
 
 function parseFile(file: string): Entry[] {
-  const lines = new LineCounter();
-  const document = parseDocument(readText(file), { lineCounter: lines, logLevel: "error" });
-  const [error] = document.errors;
-  if (error) {
-    const line = error.linePos?.[0].line ?? 1;
-    throw new UserError(`${file}:${line}: not YAML: ${error.message.split(" at line ")[0]}`);
+  const contents = parseYaml(readText(file, LARGEST), file);
+  const templates = contents instanceof YamlMap ? contents.get("templates") : undefined;
+  if (!(templates instanceof YamlMap)) {
+    throw new UserError(`${file}: expected a key 'templates' with templates`);
   }
-  const templates = isMap(document.contents) ? document.contents.get("templates", true) : undefined;
-  if (!isMap(templates)) throw new UserError(`${file}: expected a key 'templates' with templates`);
-  return (templates as YAMLMap).items.map(({ key, value }) => {
-    const id = isScalar(key) ? String(key.value) : String(key);
-    const { line } = lines.linePos(isScalar(key) ? key.range?.[0] ?? 0 : 0);
-    if (!isMap(value)) throw new UserError(`${file}:${line}: template ${id}: expected keys`);
-    return { id, line, keys: value.toJS(document) };
+  return Array.from(templates.entries, ([id, { value, line }]) => {
+    if (value instanceof YamlMap) return { id, line, keys: value };
+    throw new UserError(`${file}:${line}: template ${id}: expected keys`);
   });
 }
 
 function readTemplate({ id, line, keys }: Entry, file: string, dataset: string): Template {
-  const { name } = keys;
+  const name = keys.get("name");
   const what = `${file}:${line}: template ${typeof name === "string" ? `'${name}'` : id}`;
   const fault = (key: string, expected: string) => {
-    const came = key in keys ? `got ${JSON.stringify(keys[key])}` : "it is missing";
+    const came = keys.has(key) ? `got ${shown(keys.get(key))}` : "it is missing";
     return new UserError(`${what}: ${key}: expected ${expected}, ${came}`);
   };
   const text = (key: string, otherwise?: string): string => {
-    const value = keys[key] ?? otherwise;
+    const value = keys.get(key) ?? otherwise;
     if (typeof value === "string") return value;
     throw fault(key, "a text");
   };
-  const { metadata } = keys;
-  if (typeof metadata !== "object" || metadata === null) throw fault("metadata", "keys");
-  if (!("answer_choices" in keys)) throw fault("answer_choices", "a text or null");
-  const about = metadata as Record<string, unknown>;
+  const about = keys.get("metadata");
+  if (!(about instanceof YamlMap)) throw fault("metadata", "keys");
+  if (!keys.has("answer_choices")) throw fault("answer_choices", "a text or null");
+  const inPrompt = about.get("choices_in_prompt"), metrics = about.get("metrics") ?? [];
+  if (!Array.isArray(metrics) || metrics.some((metric) => typeof metric !== "string")) {
+    throw new UserError(`${what}: metrics: expected a list of names, got ${shown(metrics)}`);
+  }
   return new Template({
     name: text("name"),
-    id: text("id", id),
+    id: typeof keys.get("id") === "string" ? text("id") : id,
     dataset,
     file,
-    originalTask: about.original_task === true,
-    choicesInPrompt: typeof about.choices_in_prompt === "boolean" ? about.choices_in_prompt : null,
-    metrics: Array.isArray(about.metrics) ? about.metrics.map(String) : [],
+    originalTask: about.get("original_task") === true,
+    choicesInPrompt: typeof inPrompt === "boolean" ? inPrompt : null,
+    metrics: metrics as string[],
     reference: text("reference", ""),
     jinja: text("jinja"),
-    answerChoices: keys.answer_choices === null ? null : text("answer_choices"),
+    answerChoices: keys.get("answer_choices") === null ? null : text("answer_choices"),
   });
+}
+
+/** A value as a message shows it. */
+function shown(value: unknown): string {
+  if (value instanceof YamlMap) return "keys";
+  if (Array.isArray(value)) return value.length > 3 ? "a list" : `[${value.map(shownItem)}]`;
+  if (value === null || typeof value === "string") return shownItem(value);
+  return `${shownItem(value)}, which YAML takes for no text: put it in quotes`;
+}
+
+function shownItem(value: unknown): string {
+  if (value instanceof YamlMap) return "{…}";
+  if (Array.isArray(value)) return "[…]";
+  const text = typeof value === "bigint" ? String(value) : JSON.stringify(value);
+  return text.length > 60 ? text.slice(0, 60) + "…" : text;
 }

@@ -2,7 +2,7 @@
 // each rule of applying, finding, reading and linting them.
 
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -269,11 +269,35 @@ Deno.test("openTemplates: unknown names get the nearest one", async () => {
 
 Deno.test("openTemplates: refuses a folder without templates, or of one dataset", async () => {
   const file = `templates:\n${entry()}`;
-  refused(() => openTemplates(join(scratch, "nowhere")), /nowhere: expected a folder/);
+  refused(() => openTemplates(join(scratch, "nowhere")), /nowhere: cannot be read: no such/);
   const folder = await folderOf({ copa: file });
   refused(() => openTemplates(join(folder, "copa")), /give the folder above it/);
   const empty = await folderOf({});
   refused(() => openTemplates(empty), /holds no templates; expected DATASET/);
+});
+
+Deno.test("openTemplates: links are what they lead to, and lead round in no circle", async () => {
+  const file = `templates:\n${entry()}`;
+  const folder = await folderOf({ "a/b": file, "elsewhere/c": file });
+  await symlink(join(folder, "elsewhere"), join(folder, "linked"));
+  await symlink(folder, join(folder, "a", "up"));
+  await symlink("../other", join(folder, "a", "other"));
+  await symlink("a/other", join(folder, "other"));
+  await symlink("nowhere", join(folder, "dangling"));
+  await mkdir(join(folder, "file"));
+  await symlink("../a/b/templates.yaml", join(folder, "file", "templates.yaml"));
+  const templates = openTemplates(folder);
+  assert.deepEqual(templates.datasets, ["a/b", "elsewhere/c", "file", "linked/c"]);
+  for (const dataset of templates.datasets) assert.equal(templates.of(dataset).length, 1);
+});
+
+Deno.test("openTemplates: a file that is none is named when it is read", async () => {
+  const folder = await folderOf({ a: `templates:\n${entry()}` });
+  await mkdir(join(folder, "b"));
+  await symlink("nowhere", join(folder, "b", "templates.yaml"));
+  refused(() => openTemplates(folder).of("b"), /b.templates.yaml: cannot be read: no such file/);
+  await writeFile(join(folder, "a", "templates.yaml"), Uint8Array.of(0x61, 0xff));
+  refused(() => openTemplates(folder).of("a"), /a.templates.yaml: not valid UTF-8/);
 });
 
 Deno.test("openTemplates: what is wrong in a file is named, with its line", async () => {
@@ -291,6 +315,12 @@ Deno.test("openTemplates: what is wrong in a file is named, with its line", asyn
     ],
     [`templates:\n${entry({ metadata: undefined })}`, /metadata: expected keys, it is missing/],
     [`templates:\n${entry({ name: "[1]" })}`, /template k1: name: expected a text, got \[1\]/],
+    [`templates:\n${entry({ name: "yes" })}`, /name: expected a text, got true, which YAML takes/],
+    [`templates:\n${entry({ jinja: "*x" })}`, /yaml:4: .*alias/i],
+    [
+      `templates:\n${entry({ metadata: "{metrics: [[1]]}" })}`,
+      /expected a list of names, got \[\[…\]\]/,
+    ],
     [`templates:\n${entry()}${entry().replace("k1", "k2")}`, /two templates have the name 'first'/],
   ];
   for (const [text, message] of faults) {
