@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
-import { interruption, main } from "../tasks/command/cli.ts";
+import { main } from "../tasks/command/cli.ts";
 import { resultsOf, writeEvaluation } from "../tasks/evaluate/report.ts";
 import { help } from "../tasks/command/help.ts";
 import { finetunedRun, shortName } from "../tasks/checkpoints/model.ts";
@@ -123,7 +123,6 @@ await main(async () => {
   const out = flags.out ??
     join(flags.run === undefined ? join("runs", shortName(chosen)) : chosen, "eval");
   const compare = await Promise.all((flags.compare ?? []).map(resultsOf));
-  const interrupted = interruption("what is finished is kept");
   const { allowMissing, skipBad, seed, limit, batchSize, batchTokens } = flags;
   const batches = { batchSize, batchTokens };
   const job = {
@@ -143,7 +142,6 @@ await main(async () => {
     adapter,
     threads,
     timeout,
-    interrupted,
     output: process.stderr,
   });
   for (const line of await writeEvaluation(evaluation, { run: chosen, out, compare })) {

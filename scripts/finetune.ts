@@ -5,7 +5,8 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { interruption, main } from "../tasks/command/cli.ts";
+import { main } from "../tasks/command/cli.ts";
+import { interruption } from "../tasks/command/interruption.ts";
 import { FINETUNE_COMMAND, FINETUNE_CONFIG } from "../tasks/config/finetune.ts";
 import { help } from "../tasks/command/help.ts";
 import { checkModelFlags } from "../tasks/config/model_flags.ts";

@@ -5,7 +5,8 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { interruption, main } from "../tasks/command/cli.ts";
+import { main } from "../tasks/command/cli.ts";
+import { interruption } from "../tasks/command/interruption.ts";
 import { help } from "../tasks/command/help.ts";
 import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { parseDevices } from "../tasks/config/device_flags.ts";

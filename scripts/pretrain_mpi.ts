@@ -6,7 +6,8 @@
 import { join } from "node:path";
 import process from "node:process";
 import { UserError } from "../ops/graph/errors.ts";
-import { interruption, main } from "../tasks/command/cli.ts";
+import { main } from "../tasks/command/cli.ts";
+import { interruption } from "../tasks/command/interruption.ts";
 import { help } from "../tasks/command/help.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICES } from "../tasks/config/device_flags.ts";

@@ -75,7 +75,7 @@ export interface EvaluateJob {
    */
   group?: Communicator;
   /** Aborted when the user wants the job to stop; what is finished stays. One rank's word is enough. */
-  interrupted?: { readonly aborted: boolean };
+  interrupted?: { readonly aborted: boolean; listen?(): unknown };
   /** Where rank 0's lines for the user go; standard error if absent. */
   output?: { write(text: string): unknown };
 }

@@ -104,7 +104,7 @@ export interface FinetuneJob {
    */
   job?: string;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: { readonly aborted: boolean };
+  interrupted?: { readonly aborted: boolean; listen?(): unknown };
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }

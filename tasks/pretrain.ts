@@ -106,7 +106,7 @@ export interface PretrainJob {
    */
   job?: string;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: { readonly aborted: boolean };
+  interrupted?: { readonly aborted: boolean; listen?(): unknown };
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }

@@ -93,6 +93,8 @@ export class CpuDevice implements Device {
   readonly #staging: CpuReadback;
   #lastRead: Promise<unknown> = Promise.resolve();
   #destroyed = false;
+  /** Commands that were submitted before the last call of {@link pace}. */
+  #paced = 0;
 
   /** Use {@link openCpuDevice}. */
   constructor(options: CpuOptions) {
@@ -201,6 +203,7 @@ export class CpuDevice implements Device {
     const memory = newMemory(this.#kind, end + GROWTH);
     new Uint8Array(memory.buffer).set(new Uint8Array(old.state.memory.buffer));
     this.#queue = new Queue({ ...old.state, ...this.#habits, memory, wide: true });
+    this.#paced = 0; // it counts from the start
     old.end();
     this.#arena = { at: 0, left: 0 };
     for (const [i, source] of this.#sources.entries()) this.#load(i, source);
@@ -341,6 +344,13 @@ export class CpuDevice implements Device {
   /** A stopwatch of so many slots. */
   stopwatch(slots: number): Stopwatch {
     return new CpuStopwatch(this, slots);
+  }
+
+  /** Waits until what was submitted before the last call of this is done: one program runs, one waits. */
+  async pace(): Promise<void> {
+    const before = this.#paced;
+    this.#paced = this.#queue.submitted;
+    await this.#queue.finish(before);
   }
 
   /** Waits until all submitted work is done. */

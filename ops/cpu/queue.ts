@@ -223,9 +223,18 @@ export class Queue {
     }
   }
 
-  /** Waits until all commands so far are done; other work of this thread goes on. */
-  async finish(): Promise<void> {
-    const { control } = this.state, until = this.#submitted;
+  /** Commands so far; the count may pass 2³¹. */
+  get submitted(): number {
+    return this.#submitted;
+  }
+
+  /**
+   * Waits until commands are done; other work of this thread goes on.
+   *
+   * @param until how many; all so far if absent
+   */
+  async finish(until: number = this.#submitted): Promise<void> {
+    const { control } = this.state;
     const isDone = () => distance(this.#done, until) >= 0;
     while (!isDone()) {
       this.check();

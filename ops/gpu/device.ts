@@ -451,6 +451,11 @@ export class GpuDevice implements Device {
     return this.gpu.features.has("timestamp-query") ? new GpuStopwatch(this, slots) : undefined;
   }
 
+  /** Does not wait: some runtimes know of a submission only when all of them are done, and then idle. */
+  pace(): Promise<void> {
+    return Promise.resolve();
+  }
+
   /** Waits until all submitted work is done, then {@link check}s. */
   async finish(): Promise<void> {
     // Writes that no submission follows are part of it.

@@ -206,6 +206,14 @@ export interface Device {
    */
   stopwatch(slots: number): Stopwatch | undefined;
 
+  /**
+   * Waits, if need be, until what was submitted before the last call of this is done: called between
+   * programs, it keeps two of them queued and not more, so that a job can stop soon.
+   *
+   * @ignore
+   */
+  pace(): Promise<void>;
+
   /** Waits until all submitted work is done, then {@link Device.check}s. */
   finish(): Promise<void>;
 

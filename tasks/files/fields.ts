@@ -57,6 +57,9 @@ export const text: Check = plain("a text", (x) => typeof x === "string");
 /** Nothing. */
 export const nothing: Check = plain("null", (x) => x === null);
 
+/** True or false. */
+export const truth: Check = plain("true or false", (x) => typeof x === "boolean");
+
 /** One of some texts. */
 export function oneOf(choices: readonly string[]): Check {
   return plain(`one of ${choices.join(", ")}`, (x) => choices.includes(x as string));

@@ -8,6 +8,7 @@ import { rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { Device } from "../../ops/mod.ts";
+import { type Interruption, ONE_PRESS } from "../command/interruption.ts";
 import { askProgram } from "../devices/ask_program.ts";
 import { pretrain, type PretrainJob } from "../pretrain.ts";
 import { expectNoRun, type Resume } from "../checkpoints/run_folder.ts";
@@ -129,7 +130,7 @@ export interface LaunchOptions {
   /** Starts after a failure, at most. */
   retries: number;
   /** Asks the job to stop in good order. */
-  interrupted: AbortSignal;
+  interrupted: Interruption;
 }
 
 /**
@@ -161,15 +162,16 @@ async function runOnce(
   program: string,
   args: string[],
   signal: Deno.Signal,
-  interrupted: AbortSignal,
+  interrupted: Interruption,
 ): Promise<number> {
   const child = start(program, args);
   const stop = () => child.kill(signal);
   if (interrupted.aborted) stop();
   interrupted.addEventListener("abort", stop);
-  let heard = 0;
+  let first: number | undefined;
   const onInterrupt = () => {
-    if (++heard > 1) child.kill("SIGTERM");
+    const now = performance.now();
+    if (now - (first ??= now) > ONE_PRESS) child.kill("SIGTERM");
   };
   // The child has a process group of its own, so that Ctrl-C does not reach it by itself.
   Deno.addSignalListener("SIGINT", onInterrupt);

@@ -5,6 +5,7 @@
  */
 import process from "node:process";
 import type { OpenOptions } from "../../ops/mod.ts";
+import type { Interruptible } from "../parallel/workers.ts";
 
 /** What to compute on. */
 export interface DevicesOptions {
@@ -19,7 +20,7 @@ export interface DevicesOptions {
   /** Training starts again from the last checkpoint after so many failures at most; 0 if absent. */
   retries?: number;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: AbortSignal;
+  interrupted?: Interruptible;
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; columns?: number; write(text: string): unknown };
 }

@@ -20,7 +20,7 @@ export interface RankContext {
    * Becomes true when the user wants the job to stop in good order. Ranks may see it at different
    * points of their work: they have to agree on one before they stop.
    */
-  readonly interrupted: { readonly aborted: boolean };
+  readonly interrupted: { readonly aborted: boolean; listen(): void };
   /** Where lines for the user go; for all ranks but 0 each line names the rank. */
   readonly output: RankOutput;
 }
@@ -87,6 +87,7 @@ export function serveRank<Args>(run: (args: Args, context: RankContext) => Promi
           get aborted() {
             return control.interrupted;
           },
+          listen: () => post({ listens: true }),
         },
         output: { ...terminal, write: (text) => post({ text }) },
       });

@@ -33,9 +33,21 @@ export interface WorkersJob<Args> {
   /** Arguments for another start, from those of the one that failed; the same if absent. */
   retry?(args: Args): Args;
   /** Passed on to the ranks, which see it between two collective calls or whenever they look. */
-  interrupted?: AbortSignal;
+  interrupted?: Interruptible;
   /** Where the ranks' lines go; on a terminal rank 0 may draw. */
   output: { isTTY?: boolean; columns?: number; write(text: string): unknown };
+}
+
+/** How a job is asked to stop: an `AbortSignal`, or what begins to listen when a rank says so. */
+export interface Interruptible {
+  /** True from then on. */
+  readonly aborted: boolean;
+  /** Calls back when the job is asked to stop. */
+  addEventListener(type: "abort", call: () => void): void;
+  /** Takes a callback back. */
+  removeEventListener(type: "abort", call: () => void): void;
+  /** From now on there is something to save, before the job is ended. */
+  listen?(): unknown;
 }
 
 /**
@@ -67,7 +79,7 @@ export interface RankFailure {
 }
 
 /** What a rank's worker sends: text for the user, and at last how it ended. */
-export type RankMessage = { text: string } | { done: unknown } | RankFailure;
+export type RankMessage = { text: string } | { listens: true } | { done: unknown } | RankFailure;
 
 /**
  * Runs a job on workers of this process, to its end. A thread that hangs is given up, but nothing ends
@@ -155,6 +167,7 @@ async function runOnce<Args, Result>(job: WorkersJob<Args>, args: Args): Promise
           const lines = rank === 0 ? data.text : data.text.replace(/^(?=.)/gm, `[rank ${rank}] `);
           return void job.output.write(lines);
         }
+        if ("listens" in data) return void job.interrupted?.listen?.();
         if ("failed" in data) {
           if (data.failed !== "echo") fail(rankError(rank, data));
         } else if (rank === 0) result = data;

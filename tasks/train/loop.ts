@@ -47,28 +47,32 @@ export async function trainLoop(
 ): Promise<void> {
   const { device, group } = trainer;
   const session = await Session.open(trainer, config, data, place);
+  // A group agrees on where to stop; alone, a rank stops wherever it is.
+  const unwanted = group.size === 1 ? () => interrupted?.aborted ?? false : undefined;
   let stopped = false;
   try {
-    if (session.update === 0) await session.evaluate();
-    while (session.update < config.updates) {
+    await session.evaluateIfDue();
+    // Till now there was nothing to lose.
+    await interrupted?.listen?.();
+    while (!stopped && session.update < config.updates) {
       const share = await data.batches.next();
       stopped = await anyOf(group, interrupted?.aborted);
       const counts = await shareCounts(trainer, countsOf(share));
       if (stopped) break;
       const { update } = session;
       const rate = learningRate(config, update);
-      const total = await trainer.update({ batches: share.batches, counts }, {
-        update,
-        learningRate: rate,
-      });
+      const options = { update, learningRate: rate, unwanted };
+      const total = await trainer.update({ batches: share.batches, counts }, options);
+      stopped = total === undefined;
+      if (total === undefined) break;
       session.advance(share.tokens, total, rate);
 
       const done = session.update === config.updates;
       const due = (every: number) => done || (every > 0 && session.update % every === 0);
       if (due(config.logEvery)) await session.log();
-      if (due(config.evaluateEvery)) await session.evaluate();
-      if (due(config.saveEvery)) await session.save();
-      // Lets signals in; the device has work queued meanwhile.
+      if (due(config.evaluateEvery)) stopped = !await session.evaluate(unwanted);
+      if (due(config.saveEvery) && !stopped) await session.save();
+      // Lets other work in; the device has work queued meanwhile.
       await new Promise((resolve) => setTimeout(resolve));
     }
     await device.finish();

@@ -18,6 +18,7 @@ import {
   named,
   nothing,
   text,
+  truth,
   whole,
 } from "../files/fields.ts";
 import { readJson } from "../files/json.ts";
@@ -76,6 +77,8 @@ interface TrainingState {
   metrics?: MetricsMark;
   /** The settings; older versions did not have them. */
   config?: object;
+  /** Whether an evaluation is to be made before the next update: it was begun, and not ended. */
+  isDue?: boolean;
   /** Updates whose figures are gone: `metrics.jsonl` was not there when the run went on. */
   lost?: number;
   /** Tokens and seconds at the last line. */
@@ -99,6 +102,7 @@ const STATE = fields({
   device: fields({ kind: text, adapterName: text }),
   metrics: fields({ bytes: whole(), sha256: text }),
   config: fields({}),
+  isDue: truth,
   lost: whole(),
 });
 
@@ -153,7 +157,7 @@ export class Session {
     const since = { tokens: 0, seconds: 0, update: 0 };
     let state: TrainingState = {
       ...{ update: 0, data: data.batches.state(), tokens: 0, seconds: 0, sums: [], counts: {} },
-      since,
+      ...{ since, isDue: true },
     };
     if (resume) {
       state = await restoreRun<TrainingState>(run, trainer, group);
@@ -211,19 +215,38 @@ export class Session {
     this.#state = { ...state, counts: {}, since: { tokens, seconds, update } };
   }
 
-  /** The held-out data's figures become a line. */
-  async evaluate(): Promise<void> {
+  /** Makes the evaluation that a run begins with, or that was not ended when it was stopped. */
+  async evaluateIfDue(): Promise<void> {
+    if (!this.#state.isDue) return;
+    await this.evaluate();
+    if (this.update > 0) await this.save();
+  }
+
+  /**
+   * The held-out data's figures become a line.
+   *
+   * @param unwanted looked at between two batches
+   * @returns false if it was given up; then it is made when the run goes on
+   */
+  async evaluate(unwanted: () => boolean = () => false): Promise<boolean> {
     const { heldout, constants } = this.#data, trainer = this.#trainer, { update } = this.#state;
-    if (!heldout) return;
+    this.#state.isDue = heldout !== undefined;
+    if (!heldout) return true;
     const counts: Record<string, number>[] = [];
     for (const { batch, sequence } of heldout()) {
       trainer.group.alive(`evaluating after update ${update}`);
       trainer.evaluate(batch, sequence);
       counts.push(batch.counts);
+      await trainer.device.pace();
+      if (!unwanted()) continue;
+      await trainer.takeSums("heldout"); // and clears them
+      return false;
     }
     const [total] = await shareCounts(trainer, [addCounts(counts)]);
     const figures = trainer.objective.figures(await trainer.takeSums("heldout"), total);
     await this.#records?.record({ kind: "heldout", update, ...figures, ...constants });
+    this.#state.isDue = false;
+    return true;
   }
 
   /** Writes a checkpoint. */

@@ -14,6 +14,8 @@ import type { CpuRoom } from "./room.ts";
 export interface Interruption {
   /** True from then on. */
   readonly aborted: boolean;
+  /** From now on there is something to save, before the job is ended. */
+  listen?(): unknown;
 }
 
 /** What a rank of a recipe has of its own. */
@@ -33,7 +35,7 @@ export interface RankSetting {
    */
   group?: Communicator;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: { readonly aborted: boolean };
+  interrupted?: Interruption;
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; write(text: string): unknown };
 }

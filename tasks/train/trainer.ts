@@ -12,8 +12,15 @@
 
 import { type ModelConfig, parameterShapes, type Part } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { compile, type Device, type Program, StateMemory, Workspace } from "../../ops/mod.ts";
+import {
+  compile,
+  type Device,
+  type Program,
+  StateMemory,
+  Workspace,
+} from "../../ops/mod.ts";
 import { key } from "../../ops/graph/random.ts";
+import type { DeviceBuffer } from "../../ops/program/device.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
 import {
   addCounts,
@@ -58,6 +65,8 @@ export interface UpdateOptions {
   learningRate: number;
   /** False leaves the other ranks out, for a benchmark of what they cost: the weights drift apart. */
   exchange?: boolean;
+  /** Alone, an update that has become unwanted meanwhile is given up between two micro-batches. */
+  unwanted?: () => boolean;
 }
 
 /** An update's micro-batches, or one rank's share of them. */
@@ -109,6 +118,7 @@ export class Trainer {
   readonly #moments: Readonly<Record<MomentKind, StateMemory>>;
   readonly #exchange?: Exchange;
   readonly #sums: StateMemory;
+  #sumsBefore?: DeviceBuffer;
   readonly #workspace: Workspace;
   readonly #micro = new Map<string, Program>();
   readonly #updateProgram: Program;
@@ -211,16 +221,21 @@ export class Trainer {
    * One update from the micro-batches of a global batch. Alone, it returns when all work is submitted; a
    * group waits for one another.
    *
-   * @returns counts of the whole update
+   * @returns counts of the whole update; nothing if it was given up: then weights, moments and sums are as
+   * they were
    */
   async update(
     { batches, counts }: UpdateBatches,
-    { update, learningRate, exchange: wanted = true }: UpdateOptions,
-  ): Promise<Record<string, number>> {
+    { update, learningRate, exchange: wanted = true, unwanted }: UpdateOptions,
+  ): Promise<Record<string, number> | undefined> {
     const total = addCounts(counts);
     const exchange = wanted ? this.#exchange : undefined;
+    const mayStop = unwanted !== undefined && this.group.size === 1 && batches.length > 1;
+    if (mayStop) this.#keepSums();
     let gradNorm = 0;
     for (const [i, { batch, micro, sequence }] of batches.entries()) {
+      if (i > 0) await this.device.pace();
+      if (mayStop && i > 0 && unwanted()) return this.#takeBackSums();
       this.group.alive(`update ${update + 1}`);
       const program = this.#program(batch, true);
       const options = {
@@ -307,6 +322,18 @@ export class Trainer {
     return sums;
   }
 
+  /** Gradients need no copy: the first micro-batch of an update does not add to them. */
+  #keepSums(): void {
+    const { buffer, size } = this.#sums.slab(0);
+    this.#sumsBefore ??= this.device.createBuffer(size, "metric sums before the update");
+    this.device.copy({ buffer, offset: 0, size }, this.#sumsBefore, 0);
+  }
+
+  #takeBackSums(): undefined {
+    const { buffer, size } = this.#sums.slab(0);
+    this.device.copy({ buffer: this.#sumsBefore!, offset: 0, size }, buffer, 0);
+  }
+
   async #ownSums(): Promise<Sums> {
     const { buffer, size } = this.#sums.slab(0);
     const floats = new Float32Array(await this.device.read(buffer, 0, size));
@@ -379,6 +406,7 @@ export class Trainer {
     this.#updateProgram.destroy();
     this.#workspace.destroy();
     this.#exchange?.destroy();
+    if (this.#sumsBefore) this.device.destroyBuffer(this.#sumsBefore);
     const { mean, square } = this.#moments;
     for (const m of [this.parameters, this.gradients, mean, square, this.#sums]) m.destroy();
   }

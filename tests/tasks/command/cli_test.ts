@@ -2,12 +2,14 @@ import assert from "node:assert/strict";
 
 const FROM = {
   cli: new URL("../../../tasks/command/cli.ts", import.meta.url).href,
+  interruption: new URL("../../../tasks/command/interruption.ts", import.meta.url).href,
   errors: new URL("../../../ops/graph/errors.ts", import.meta.url).href,
 };
 
 /** Runs a script around `main`, after writing it out as a module of its own. */
 function start(body: string): Deno.ChildProcess {
-  const script = `import { interruption, main } from "${FROM.cli}";
+  const script = `import { main } from "${FROM.cli}";
+    import { interruption } from "${FROM.interruption}";
     import { UserError } from "${FROM.errors}";
     await main(async () => { ${body} });`;
   return new Deno.Command(Deno.execPath(), {
@@ -32,6 +34,7 @@ async function ready(script: Deno.ChildProcess): Promise<void> {
 
 const LOOP = `
   const interrupted = interruption("saving a checkpoint");
+  await interrupted.listen();
   console.log("ready");
   while (!interrupted.aborted) await new Promise((wake) => setTimeout(wake, 5));`;
 
@@ -57,25 +60,65 @@ Deno.test("a mistake of ours keeps its stack and its cause, and exit code 1", as
   assert.match(stderr, /^Error: shapes differ\n +at [\s\S]*RangeError: inner\n +at /);
 });
 
-Deno.test("one Ctrl-C asks the job to stop, which it does with exit code 0", async () => {
-  const script = start(LOOP);
+const STOPPING = "\nStopping: saving a checkpoint. Press Ctrl-C again to quit at once.\n";
+
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGUSR2", 140]] as const) {
+  Deno.test(`${signal} asks the job to stop, which it does with exit code 0`, async () => {
+    const script = start(`${LOOP}; console.error(interrupted.exitCode); Deno.exit(0);`);
+    await ready(script);
+    script.kill(signal);
+    assert.deepEqual(await ended(script), { code: 0, stderr: `${STOPPING}${code}\n` });
+  });
+
+  Deno.test(`${signal} ends a process at once that has nothing to lose`, async () => {
+    const script = start(`const interrupted = interruption("nothing");
+      console.log("ready");
+      for (;;);`);
+    await ready(script);
+    script.kill(signal);
+    assert.equal((await ended(script)).code, code);
+  });
+}
+
+/** Works without end, and lets nothing else of its thread happen. */
+const BUSY = `
+  const interrupted = interruption("saving a checkpoint");
+  await interrupted.listen();
+  console.log("ready");
+  while (!interrupted.aborted);
+  console.log("stopping");
+  for (;;);`;
+
+Deno.test("a busy process hears a signal, and a second Ctrl-C ends it", async () => {
+  const script = start(BUSY);
   await ready(script);
   script.kill("SIGINT");
+  await ready(script);
+  // What one key press sends twice is one: so the next may have to be sent again.
+  const again = setInterval(() => script.kill("SIGINT"), 50);
   const { code, stderr } = await ended(script);
-  assert.equal(code, 0);
-  assert.equal(
-    stderr,
-    "\nStopping: saving a checkpoint. Press Ctrl-C again to quit at once.\n",
-  );
+  clearInterval(again);
+  assert.deepEqual({ code, stderr }, { code: 130, stderr: STOPPING });
 });
 
-Deno.test("a second Ctrl-C ends the process at once", async () => {
+Deno.test("one key press that comes twice is one: a terminal tells a task and its child", async () => {
+  const script = start(`${LOOP}
+    await new Promise((wake) => setTimeout(wake, 50));
+    console.log("saved");
+    Deno.exit(0);`);
+  await ready(script);
+  for (let i = 0; i < 3; i++) script.kill("SIGINT");
+  assert.deepEqual(await ended(script), { code: 0, stderr: STOPPING });
+});
+
+Deno.test("SIGTERM after SIGTERM does not end a job that is saving", async () => {
   const script = start(`${LOOP}
     console.log("stopping");
-    await new Promise((wake) => setTimeout(wake, 60_000));`);
+    await new Promise((wake) => setTimeout(wake, 400));
+    Deno.exit(0);`);
   await ready(script);
-  script.kill("SIGINT");
+  script.kill("SIGTERM");
   await ready(script);
-  script.kill("SIGINT");
-  assert.equal((await ended(script)).code, 130);
+  script.kill("SIGTERM");
+  assert.deepEqual(await ended(script), { code: 0, stderr: STOPPING });
 });
