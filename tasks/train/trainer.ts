@@ -12,13 +12,7 @@
 
 import { type ModelConfig, parameterShapes, type Part } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import {
-  compile,
-  type Device,
-  type Program,
-  StateMemory,
-  Workspace,
-} from "../../ops/mod.ts";
+import { compile, type Device, type Program, StateMemory, Workspace } from "../../ops/mod.ts";
 import { key } from "../../ops/graph/random.ts";
 import type { DeviceBuffer } from "../../ops/program/device.ts";
 import { sizeOf } from "../../ops/graph/tensor.ts";
