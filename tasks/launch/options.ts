@@ -5,7 +5,6 @@
  */
 import process from "node:process";
 import type { OpenOptions } from "../../ops/mod.ts";
-import type { Interruptible } from "../parallel/workers.ts";
 
 /** What to compute on. */
 export interface DevicesOptions {
@@ -20,7 +19,13 @@ export interface DevicesOptions {
   /** Training starts again from the last checkpoint after so many failures at most; 0 if absent. */
   retries?: number;
   /** Aborted when the user wants the job to stop. */
-  interrupted?: Interruptible;
+  interrupted?: {
+    readonly aborted: boolean;
+    addEventListener(type: "abort", call: () => void): void;
+    removeEventListener(type: "abort", call: () => void): void;
+    /** Called when there is something to save: signals may end the process till then. */
+    listen?(): unknown;
+  };
   /** Where lines for the user go; standard error if absent. */
   output?: { isTTY?: boolean; columns?: number; write(text: string): unknown };
 }
