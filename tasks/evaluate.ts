@@ -6,7 +6,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { mkdir, open, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import process from "node:process";
 import { type ModelConfig } from "../models/mod.ts";
@@ -29,6 +29,7 @@ import {
   type TemplateResult,
   writeResult,
 } from "./evaluate/results.ts";
+import { openRegular } from "./files/read.ts";
 import { exists } from "./files/write.ts";
 import { openWeights } from "./files/weights.ts";
 import {
@@ -274,7 +275,7 @@ async function weightsOf(run: string, config: ModelConfig): Promise<string> {
 }
 
 async function checksumsOf(path: string): Promise<string | undefined> {
-  const file = await open(path, "r");
+  const file = await openRegular(path);
   try {
     const { size } = await file.stat();
     const start = await file.read(new Uint8Array(8), 0, 8, 0);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import {
   decodeFloats,
@@ -14,6 +14,7 @@ import {
   parseHeader,
 } from "../../models/formats/safetensors.ts";
 import { UserError } from "../../ops/graph/errors.ts";
+import { openRegular } from "../files/read.ts";
 import { fileError, PIECE, replaceFile, writeAll } from "../files/write.ts";
 
 /** Bytes that may wait for the disk, or the flush at the end would take long without a sign of life. */
@@ -112,9 +113,7 @@ export async function writeTensors(
  * ```
  */
 export async function openTensors(path: string): Promise<Tensors> {
-  const file = await open(path, "r").catch((error) => {
-    throw fileError(error, "reading", path);
-  });
+  const file = await openRegular(path);
   try {
     const { size } = await file.stat();
     const start = await readPiece(file, 0, Math.min(8, size));

@@ -124,6 +124,12 @@ export async function openRegular(path: string): Promise<FileHandle> {
   });
 }
 
+/** The same as a number that `node:fs` reads from. */
+export function openRegularNumber(path: string): number {
+  regularFile(path);
+  return reading(path, () => openSync(path, "r"));
+}
+
 /** The same for synchronous reads; see {@link readFully}. */
 export function openRegularSync(path: string): Deno.FsFile {
   regularFile(path);

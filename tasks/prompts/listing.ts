@@ -6,7 +6,7 @@
 
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
-import { adaptRow, datasetsIn, readRows, type Row, splitsOf } from "../rows/mod.ts";
+import { adaptRow, datasetsIn, readRows, type Row, rowText, splitsOf } from "../rows/mod.ts";
 import { LINT_KINDS, lintTemplates } from "./lint.ts";
 import { cap, evalTemplates, mixtureDatasets, type MixtureName, MIXTURES, T0_EVAL } from "./t0.ts";
 import { type Rendered, RenderError, type Template } from "./template.ts";
@@ -62,7 +62,7 @@ export async function showLines(
   if (data !== undefined && row === undefined && datasetsIn(data).includes(dataset)) {
     throw new UserError(`${dataset}: there is no row ${number}`);
   }
-  const lines = row === undefined ? [] : [`row ${number}: ${JSON.stringify(row)}`, ""];
+  const lines = row === undefined ? [] : [`row ${number}: ${rowText(row)}`, ""];
   return [
     ...lines,
     ...shown.flatMap((t, i) => [...(i > 0 ? [""] : []), ...describeTemplate(t, row)]),

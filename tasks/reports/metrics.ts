@@ -7,9 +7,10 @@
  *
  * @module
  */
-import { type FileHandle, open, readFile } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { createHash, type Hash } from "node:crypto";
 import { UserError } from "../../ops/graph/errors.ts";
+import { readText } from "../files/read.ts";
 import { exists, fileError, writeFile } from "../files/write.ts";
 import { fixedText, numberText, percentText } from "../command/number_text.ts";
 
@@ -232,11 +233,11 @@ export async function readMetrics(path: string): Promise<MetricRecord[]> {
   return parseLines(await textOf(path), path);
 }
 
+/** Of weeks of training; longer texts fit no string. Bytes. */
+const MAX_METRICS = 1 << 29;
+
 async function textOf(path: string): Promise<string> {
-  return await readFile(path, "utf8").catch((error) => {
-    if (error.code === "ENOENT") return "";
-    throw fileError(error, "reading", path);
-  });
+  return await exists(path) ? readText(path, MAX_METRICS) : "";
 }
 
 function parseLines(text: string, path: string): MetricRecord[] {

@@ -1,5 +1,6 @@
 /**
- * Rows from CSV as RFC 4180 writes it: a header, cells with commas, quotes and line ends in quotes.
+ * Rows from CSV as RFC 4180 writes it: a header, cells with commas, quotes and line ends in quotes. A record
+ * ends with a newline, a carriage return, or both, as for Python's `csv`; in quotes they are text.
  *
  * Columns get the types that the Hub's loader gives them: all integers, all numbers, all booleans, or
  * text. An empty cell is null. Two things are kinder than that loader: an integer column with empty
@@ -114,6 +115,8 @@ interface Open extends CsvRecord {
   /** The last cell, which has not ended. */
   cell: string;
   quoted: boolean;
+  /** Whether any cell was: a record of one empty cell in quotes is none of white space. */
+  wasQuoted?: boolean;
   size: number;
   /** What is wrong with one of its lines. */
   error?: UserError;
@@ -133,18 +136,25 @@ async function* csvRecords(file: string, bad: OnBad): AsyncGenerator<CsvRecord[]
       : lenient.decode(block.bytes).split("\n");
     for (const [i, line] of lines.entries()) {
       const text = texts[i];
-      if (!open) {
-        if (typeof line === "string" && /^\s*$/.test(line)) continue;
-        open = { cells: [], number: block.first + i, cell: "", quoted: false, size: 0 };
-      } else open.cell += "\n";
-      if (typeof line !== "string") open.error ??= line;
-      addLine(open, text);
-      open.size += text.length;
-      if (open.size > MAX_RECORD) throw endless(open, file);
-      if (open.quoted) continue;
-      if (open.error) bad(open.error);
-      else records.push({ cells: open.cells, number: open.number });
-      open = undefined;
+      if (open) open.cell += "\n";
+      for (let at = 0; at < text.length || (open && at === 0);) {
+        if (!open) {
+          const rest = at === 0 ? text : text.slice(at);
+          if (typeof line === "string" && /^\s*$/.test(rest)) break;
+          open = { cells: [], number: block.first + i, cell: "", quoted: false, size: 0 };
+        }
+        if (typeof line !== "string") open.error ??= line;
+        const end = addLine(open, text, at);
+        open.size += end - at;
+        at = end;
+        if (open.size > MAX_RECORD) throw endless(open, file);
+        if (open.quoted) break;
+        if (open.error) bad(open.error);
+        else if (open.cells.length > 1 || open.cells[0].trim() !== "" || open.wasQuoted) {
+          records.push({ cells: open.cells, number: open.number });
+        }
+        open = undefined;
+      }
     }
     yield records;
   }
@@ -155,19 +165,26 @@ function endless({ number }: Open, file: string): UserError {
   return new UserError(`${file}:${number}: a quote that opens in this row is never closed`);
 }
 
-/** Adds a line to a record; afterwards `quoted` says whether the record goes on in the next line. */
-function addLine(record: Open, line: string): void {
-  let at = 0;
+/**
+ * Adds a line to a record, from a place on; afterwards `quoted` says whether the record goes on in the next
+ * line.
+ *
+ * @returns where the record ends, and the next one begins: after a lone carriage return, or after the line
+ */
+function addLine(record: Open, line: string, from: number): number {
+  let at = from;
   let fresh = !record.quoted; // at the beginning of a cell, the only place where a quote opens
+  let end = -1; // the first end of a record from here on, if it is not quoted
   while (true) {
     if (fresh && line[at] === '"') {
       record.quoted = true;
+      record.wasQuoted = true;
       at++;
     }
     if (record.quoted) {
       const quote = line.indexOf('"', at);
       record.cell += line.slice(at, quote < 0 ? line.length : quote);
-      if (quote < 0) return;
+      if (quote < 0) return line.length;
       const doubled = line[quote + 1] === '"';
       if (doubled) record.cell += '"';
       else record.quoted = false;
@@ -175,16 +192,22 @@ function addLine(record: Open, line: string): void {
       fresh = false;
       continue;
     }
+    if (end < at) end = endFrom(line, at);
     const comma = line.indexOf(",", at);
-    if (comma < 0) {
-      const end = line.endsWith("\r") ? line.length - 1 : line.length;
-      record.cells.push(record.cell + line.slice(at, Math.max(at, end)));
+    if (comma < 0 || comma > end) {
+      record.cells.push(record.cell + line.slice(at, end));
       record.cell = "";
-      return;
+      return Math.min(end + 1, line.length);
     }
     record.cells.push(record.cell + line.slice(at, comma));
     record.cell = "";
     at = comma + 1;
     fresh = true;
   }
+}
+
+/** The next carriage return, or the end of the line. */
+function endFrom(line: string, at: number): number {
+  const end = line.indexOf("\r", at);
+  return end < 0 ? line.length : end;
 }

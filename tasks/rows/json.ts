@@ -5,7 +5,14 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { joinArrays } from "../files/arrays.ts";
-import { decodeLines, MAX_RECORD, readBlocks, readBytes, strictUtf8 } from "../files/lines.ts";
+import {
+  type Block,
+  decodeLines,
+  MAX_RECORD,
+  readBlocks,
+  readBytes,
+  strictUtf8,
+} from "../files/lines.ts";
 import { parseRow, type Row } from "./row.ts";
 
 /** A row as its file gives it. */
@@ -19,7 +26,10 @@ export interface FileRow {
 /** Told about a row, a row group or a file that cannot be used; without it, the error is thrown. */
 export type OnBad = (error: UserError) => void;
 
-/** The rows of a JSON Lines file, block by block; blank lines are skipped. */
+/**
+ * The rows of a JSON Lines file, block by block; blank lines are skipped. Within JSON, a carriage return is white
+ * space: what it ends is a line only where the whole is no row.
+ */
 export async function* jsonLines(file: string, bad: OnBad): AsyncGenerator<FileRow[]> {
   for await (const block of readBlocks(file, "whole")) {
     const rows: FileRow[] = [];
@@ -35,12 +45,36 @@ export async function* jsonLines(file: string, bad: OnBad): AsyncGenerator<FileR
         try {
           rows.push({ row: parseRow(line, `${file}:${number}`), span });
         } catch (error) {
-          report(error, bad);
+          const parts = rowsBetweenReturns(block, span);
+          if (parts) rows.push(...parts);
+          else report(error, bad);
         }
       }
     }
     yield rows;
   }
+}
+
+/** The rows of a line that carriage returns divide; undefined if it is not that. */
+function rowsBetweenReturns(
+  { bytes, start }: Block,
+  line: { start: number; end: number },
+): FileRow[] | undefined {
+  const rows: FileRow[] = [];
+  for (let from = line.start; from < line.end;) {
+    const found = bytes.indexOf(RETURN, from - start) + start;
+    const end = found < start || found > line.end ? line.end : found;
+    if (rows.length === 0 && end >= line.end - 1) return undefined;
+    const text = strictUtf8.decode(bytes.subarray(from - start, end - start));
+    try {
+      if (!/^\s*$/.test(text)) rows.push({ row: parseRow(text, ""), span: { start: from, end } });
+    } catch (error) {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    }
+    from = end + 1;
+  }
+  return rows;
 }
 
 /** The rows of a `.json` file, which is an array if it begins with a bracket, otherwise lines. */
@@ -89,6 +123,7 @@ export function report(error: unknown, bad: OnBad): void {
 
 // Bytes that give JSON its structure; none of them is part of another UTF-8 character.
 const NEWLINE = 10;
+const RETURN = 13;
 const QUOTE = 34;
 const COMMA = 44;
 const OPEN_BRACKET = 91;

@@ -4,6 +4,8 @@
  * @module
  */
 import { UserError } from "../../ops/graph/errors.ts";
+import { repr } from "../jinja/python.ts";
+import { shown } from "../../models/formats/untrusted.ts";
 import type { ReadRow } from "./stream.ts";
 import type { Row } from "./row.ts";
 
@@ -132,7 +134,7 @@ interface Question {
 function addAnswer(questions: Map<number, Question>, row: Row, place: string): void {
   const idx = row.idx;
   if (!Array.isArray(idx) || idx.length !== 2 || !idx.every(isIndex)) {
-    throw new UserError(`expected "idx" to be [question, answer], got ${JSON.stringify(idx)}`);
+    throw new UserError(`expected "idx" to be [question, answer], got ${shown(repr(idx ?? null))}`);
   }
   if (typeof row.is_correct !== "boolean") {
     throw new UserError(`expected "is_correct" to be true or false`);

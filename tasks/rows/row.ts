@@ -9,9 +9,8 @@ import { UserError } from "../../ops/graph/errors.ts";
 
 /**
  * One row in the Hub's field names. Values are strings, numbers, booleans, null, {@link Float},
- * arrays, and objects of these; from Parquet also dates, times, decimals, bytes and maps. Never `undefined`
- * or `bigint`: an integer beyond ±(2⁵³ − 1) is a string of its digits, since a number would lose the last
- * ones, and templates only print such ids.
+ * arrays, and objects of these; an integer beyond ±(2⁵³ − 1) is a `bigint`. From Parquet also dates, times,
+ * decimals, bytes and maps. Never `undefined`.
  */
 export type Row = Readonly<Record<string, unknown>>;
 
@@ -46,14 +45,14 @@ export function float(value: number): number | Float {
   return Number.isInteger(value) ? new Float(value) : value;
 }
 
-/** An integer of any size: a number where that is exact, otherwise a string of its digits. */
-export function integer(value: bigint): number | string {
+/** An integer of any size: a number where that is exact. */
+export function integer(value: bigint): number | bigint {
   const number = Number(value);
-  return Number.isSafeInteger(number) ? number : String(value);
+  return Number.isSafeInteger(number) ? number : value;
 }
 
-// In the language, but not yet in TypeScript's library.
-const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
+/** A number as its text. In the language, but not yet in TypeScript's library. */
+export const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
 /**
  * A number that `JSON.parse` alone would change: a float that is whole (`1.0`, `1e3`), or 16 digits
  * and more. That the same can stand inside a string costs time, not truth.
@@ -81,7 +80,7 @@ export function parseJson(text: string): unknown {
 export function numberOf(source: string): unknown {
   if (/[.eE]/.test(source)) return float(Number(source));
   const value = Number(source);
-  return Number.isSafeInteger(value) ? value : source;
+  return Number.isSafeInteger(value) ? value : BigInt(source);
 }
 
 /**

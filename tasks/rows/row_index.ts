@@ -17,7 +17,7 @@ import { join, resolve } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
 import { digestFile } from "../files/digest.ts";
 import { decodeLines, readBlocks } from "../files/lines.ts";
-import { type FileStamp, keptStamp, regularFile } from "../files/read.ts";
+import { type FileStamp, keptStamp, readText, regularFile } from "../files/read.ts";
 import { sha256 } from "../files/seal.ts";
 import { type Fields, FieldUnion } from "./fields.ts";
 import { filesOf } from "./find.ts";
@@ -162,7 +162,7 @@ class CacheNames {
 
 function readManifest(path: string): Manifest | undefined {
   try {
-    const manifest: Manifest = JSON.parse(Deno.readTextFileSync(path));
+    const manifest: Manifest = JSON.parse(readText(path));
     return manifest.sum === sumOf(manifest) ? manifest : undefined;
   } catch {
     return undefined; // there is none, or it is half a file: the cache is made again

@@ -12,7 +12,7 @@ import { PyBytes } from "../jinja/bytes.ts";
 import { PyDecimal } from "../jinja/decimal.ts";
 import { PyDate, PyDateTime, PyDuration, PyTime } from "../jinja/moments.ts";
 import { PyObject } from "../jinja/values.ts";
-import { Float, numberOf, type Row } from "./row.ts";
+import { Float, numberOf, rawJson, type Row } from "./row.ts";
 import { Unusable } from "./unusable.ts";
 
 /** What a value is made from: its kind, and arguments that JSON can hold. */
@@ -84,6 +84,7 @@ function encoded(value: unknown): unknown {
   if (typeof value === "number") {
     return Number.isFinite(value) ? value : { $: ["float", String(value)] };
   }
+  if (typeof value === "bigint") return rawJson(String(value));
   if (typeof value !== "object" || value === null || value instanceof Float) return value;
   if (Array.isArray(value)) return value.map(encoded);
   const recipe = recipes.get(value);

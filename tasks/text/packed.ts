@@ -16,12 +16,13 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { UserError } from "../../ops/graph/errors.ts";
 import { expectFields, fields, finite, list, oneOf, text, whole } from "../files/fields.ts";
 import { parseAt } from "../files/json.ts";
+import { openRegularNumber, readText } from "../files/read.ts";
 import { expectSeal } from "../files/seal.ts";
 import type { CorpusFile } from "./corpus.ts";
 
@@ -145,7 +146,7 @@ export function readManifest(dir: string): PackedManifest {
   const path = join(dir, MANIFEST);
   let contents: string;
   try {
-    contents = Deno.readTextFileSync(path);
+    contents = readText(path);
   } catch (error) {
     throw new UserError(`${dir}: not a packed corpus: ${(error as Error).message}`);
   }
@@ -255,12 +256,7 @@ function allBelow(ids: Uint16Array | Uint32Array, limit: number): boolean {
 }
 
 function openSized(file: string, expected: number): number {
-  let handle: number;
-  try {
-    handle = openSync(file, "r");
-  } catch (error) {
-    throw new UserError(`${file}: cannot be read: ${(error as Error).message}`);
-  }
+  const handle = openRegularNumber(file);
   const { size } = fstatSync(handle);
   if (size === expected) return handle;
   closeSync(handle);

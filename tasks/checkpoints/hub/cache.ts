@@ -13,8 +13,9 @@
  */
 
 import { getRepoFolderName } from "@huggingface/hub";
-import { link, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { link, mkdir, readdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
+import { readText } from "../../files/read.ts";
 import { exists } from "../../files/write.ts";
 
 const COMMIT = /^[0-9a-f]{40}$/;
@@ -48,7 +49,8 @@ export async function cachedCommit(
   revision: string,
 ): Promise<string | undefined> {
   if (COMMIT.test(revision)) return revision;
-  const commit = (await readFile(paths.ref(revision), "utf8").catch(() => "")).trim();
+  const ref = paths.ref(revision);
+  const commit = await exists(ref) ? readText(ref).trim() : "";
   return COMMIT.test(commit) ? commit : undefined;
 }
 

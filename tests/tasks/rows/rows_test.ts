@@ -29,7 +29,7 @@ Deno.test("JSON: whole floats stay floats, long integers keep their digits", () 
         d: { e: new Float(100) },
       },
       { a: 1, b: [9007199254740991], c: null, d: null },
-      { a: "-12345678901234567890", b: Infinity, c: null, d: null },
+      { a: -12345678901234567890n, b: Infinity, c: null, d: null },
     ]);
     assert.equal(JSON.stringify(rows[0].b), "[-0.0,2000.0,1.5]");
   }));
@@ -89,7 +89,7 @@ Deno.test("CSV: the type of a column is what all its cells are, over all shards"
     assert.deepEqual(await rowsIn(dir), [
       { i: 1, f: new Float(1), b: true, t: "1", e: null, big: 1 },
       { i: null, f: 2.5, b: false, t: "x", e: null, big: 2 },
-      { i: -7, f: null, b: true, t: null, e: null, big: "9007199254740993" },
+      { i: -7, f: null, b: true, t: null, e: null, big: 9007199254740993n },
       { i: 8, f: new Float(10), b: null, t: "3", e: null, big: 0 },
     ]);
   }));
@@ -169,7 +169,7 @@ for (
           people: [{ name: "x", age: 1 }, { name: null, age: null }],
           f: new Float(1),
         },
-        { id: "1152921504606846976", choices: { text: [], label: null }, people: [], f: 0.25 },
+        { id: 1152921504606846976n, choices: { text: [], label: null }, people: [], f: 0.25 },
         { id: null, choices: null, people: null, f: null },
         {
           id: -4,
