@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { compileTemplate } from "../../../tasks/jinja/evaluate.ts";
-import { adaptRow, Float } from "../../../tasks/rows/mod.ts";
+import { key, Random } from "../../../ops/graph/random.ts";
+import { repr } from "../../../tasks/jinja/python.ts";
+import { adaptRow, Float, type Row } from "../../../tasks/rows/mod.ts";
+import { made, readRowText, rowText } from "../../../tasks/rows/stored.ts";
 import { index, inFolder, rowsIn, stream, table } from "./rows_folder.ts";
 
 Deno.test("JSON Lines: blank lines, a byte order mark, carriage returns, no newline at the end", () =>
@@ -248,4 +251,117 @@ Deno.test("trec: either pair of names serves templates of both versions", () => 
     label_fine: 4,
   });
   assert.equal(adaptRow("ag_news", row), row);
+});
+
+Deno.test("a field that a row lacks is null there, in objects and lists, too; one that none has is missing", () =>
+  inFolder({
+    "d/train-00000-of-00002.jsonl": '{"a":1,"o":{"x":1}}\n{"b":[{"y":1},{"z":2}],"a":2}',
+    "d/train-00001-of-00002.jsonl": '{"o":{"w":3},"__proto__":4,"b":[]}',
+    "p/train-00000-of-00002.parquet": table({ a: [1] }),
+    "p/train-00001-of-00002.parquet": table({ b: ["x"] }),
+    "c/train-00000-of-00002.csv": "a\n1\n",
+    "c/train-00001-of-00002.csv": "b\n2\n",
+  }, async (dir) => {
+    const rows = await rowsIn(dir);
+    const own = (value: unknown) => Object.fromEntries([["__proto__", value]]);
+    assert.deepEqual(
+      rows,
+      [
+        { a: 1, o: { x: 1, w: null }, b: null, ...own(null) },
+        { b: [{ y: 1, z: null }, { z: 2, y: null }], a: 2, o: null, ...own(null) },
+        { o: { w: 3, x: null }, ...own(4), b: [], a: null },
+      ].map((row) => Object.fromEntries(Object.entries(row))),
+    );
+    assert.deepEqual(rows.map((row) => Object.hasOwn(row, "none")), [false, false, false]);
+    for (const dataset of ["p", "c"]) {
+      const [first, second] = await stream(dir, undefined, dataset);
+      assert.deepEqual([first.b, second.a], [null, null], dataset);
+    }
+  }));
+
+Deno.test("the order of rows does not change which fields they have", () => {
+  const random = new Random(key(5));
+  const rows = Array.from({ length: 20 }, () =>
+    Object.fromEntries(
+      ["a", "b", "c"].filter(() => random.below(2)).map((name) => [name, random.below(2) ? 1 : {}]),
+    ));
+  const sorted = (all: Row[]) =>
+    all.map((row) => JSON.stringify(Object.entries(row).sort())).sort();
+  return inFolder({
+    "d/train.jsonl": rows.map((row) => JSON.stringify(row)).join("\n"),
+    "e/train.jsonl": rows.toReversed().map((row) => JSON.stringify(row)).join("\n"),
+  }, async (dir) => {
+    assert.deepEqual(sorted(await stream(dir, undefined, "e")), sorted(await rowsIn(dir)));
+  });
+});
+
+Deno.test("JSON Lines: lines that carriage returns end are rows, those inside a row are white space", async () => {
+  const rows = [{ a: "x" }, { a: "y\r\n" }, { a: "z" }];
+  const lines = rows.map((row) => JSON.stringify(row));
+  for (const end of ["\n", "\r\n", "\r"]) {
+    await inFolder({ "d/train.jsonl": `${lines.join(end)}${end}` }, async (dir) => {
+      assert.deepEqual(await rowsIn(dir), rows, JSON.stringify(end));
+    });
+  }
+  const mixed = `{"a":\r1}\r\n{"a":2}\r\r{"a":3}\n{"a":4}\r{"a":5}`;
+  await inFolder({ "d/train.jsonl": mixed }, async (dir) => {
+    assert.deepEqual(await rowsIn(dir), [1, 2, 3, 4, 5].map((a) => ({ a })));
+  });
+});
+
+Deno.test("CSV: records end with a newline, a carriage return, or both; in quotes these are text", async () => {
+  const random = new Random(key(9));
+  const pieces = ["\r", "\n", "\r\n", ",", '"', "a", "é", " "];
+  const cell = () =>
+    "t" + Array.from({ length: random.below(5) }, () => pieces[random.below(8)]).join("");
+  const quoted = (text: string) =>
+    /[",\r\n]/.test(text) || random.below(3) === 0 ? `"${text.replaceAll('"', '""')}"` : text;
+  for (let i = 0; i < 40; i++) {
+    const rows = Array.from({ length: 1 + random.below(5) }, () => ({ a: cell(), b: cell() }));
+    const end = () => ["\n", "\r\n", "\r"][i % 4] ?? ["\n", "\r\n", "\r"][random.below(3)];
+    const text = ["a,b", ...rows.map(({ a, b }) => `${quoted(a)},${quoted(b)}`)]
+      .map((line) => line + end()).join(random.below(2) ? end() : "");
+    await inFolder({ "d/train.csv": text }, async (dir) => {
+      assert.deepEqual(await rowsIn(dir), rows, JSON.stringify(text));
+    });
+  }
+});
+
+Deno.test("JSON Lines: NaN and the infinities are numbers as Python prints them", () =>
+  inFolder({
+    "d/train.jsonl": '{"a": NaN, "b": [Infinity, -Infinity], "c": "NaN", "d": 1.0}',
+    "e/train.json": '[{"a": NaN}]',
+  }, async (dir) => {
+    const [row] = await rowsIn(dir);
+    const template = compileTemplate("{{ a }} {{ b }} {{ c }} {{ d }}");
+    assert.equal(template.render(row), "nan [inf, -inf] NaN 1.0");
+    assert.deepEqual(await stream(dir, undefined, "e"), [{ a: NaN }]);
+  }));
+
+Deno.test("rows that were converted are the same again: dates, decimals, bytes, keys, marks", () => {
+  const row = {
+    day: made("date", 18262),
+    at: made("time", 3_723_000_000),
+    when: made("moment", "1577934245000001", "UTC", 7),
+    there: made("moment", "1577934245000000", "Europe/Paris", 0),
+    long: made("duration", "-1000000"),
+    price: made("decimal", "110", 2),
+    raw: made("bytes", "AP8="),
+    big: 2n ** 70n,
+    numbers: [NaN, -Infinity, new Float(2), 0.1, -1],
+    keys: new Map<unknown, unknown>([[2, "b"], [1, made("decimal", "5", 0)]]),
+    nested: { $: ["float", "NaN"] },
+    other: { $: 1, x: 2 },
+  };
+  const again = readRowText(rowText(row));
+  assert.equal(rowText(again), rowText(row));
+  const expected = "{'day': datetime.date(2020, 1, 1), 'at': datetime.time(1, 2, 3), " +
+    "'when': Timestamp('2020-01-02 03:04:05.000001007+00:00', tz='UTC'), " +
+    "'there': datetime.datetime(2020, 1, 2, 4, 4, 5, tzinfo=zoneinfo.ZoneInfo(key='Europe/Paris')), " +
+    "'long': datetime.timedelta(days=-1, seconds=86399), 'price': Decimal('1.10'), " +
+    "'raw': b'\\x00\\xff', 'big': 1180591620717411303424, " +
+    "'numbers': [nan, -inf, 2.0, 0.1, -1], 'keys': {2: 'b', 1: Decimal('5')}, " +
+    "'nested': {'$': ['float', 'NaN']}, 'other': {'$': 1, 'x': 2}}";
+  assert.equal(repr(again), expected);
+  assert.equal(repr(row), repr(again));
 });
