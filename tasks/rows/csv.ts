@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { decodeLines, MAX_RECORD, readBlocks } from "../files/lines.ts";
 import type { FileRow, OnBad } from "./json.ts";
@@ -107,7 +108,7 @@ function header({ cells }: CsvRecord, file: string): string[] {
   const fields = cells.map((cell, i) => cell || `Unnamed: ${i}`); // the Hub's name for a lone index
   const twice = fields.find((field, i) => fields.indexOf(field) < i);
   if (twice === undefined) return fields;
-  throw new UserError(`${file}: the header names column "${twice}" twice`);
+  throw new UserError(`${file}: the header names column "${shown(twice)}" twice`);
 }
 
 /** A record that may go on in the next line. */
