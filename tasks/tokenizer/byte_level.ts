@@ -5,12 +5,14 @@
  * @module
  */
 
+import { lowerCased } from "./characters.ts";
+
 /**
  * GPT-2's word pattern, the one that `ByteLevel` with `use_regex` stands for. Its matches cover any
  * text completely; a word keeps its one leading space.
  */
 export const WORD: RegExp =
-  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
 /** The printable character that stands for each of the 256 bytes in a tokenizer.json. */
 export const BYTE_SYMBOLS: string[] = (() => {
@@ -72,10 +74,11 @@ export function compileNormalizer(json: unknown): ((text: string) => string) | u
       return (text) => isAscii(text) ? text : text.normalize(form);
     }
     case "Lowercase":
-      return (text) => text.toLowerCase();
+      return lowerCased;
     case "Replace": {
       const { pattern, content } = normalizer;
       if (typeof pattern?.String !== "string" || typeof content !== "string") return undefined;
+      if (pattern.String === "") return undefined;
       // "$" would be a replacement pattern in one implementation and a plain character in another.
       if (content.includes("$")) return undefined;
       return (text) => text.replaceAll(pattern.String, content);

@@ -15,6 +15,10 @@ const fromUtf8 = new TextDecoder("utf-8", { ignoreBOM: true });
 /** Eight times the longest that Unicode's rules write: else a few bytes could stand for megabytes. */
 const LONGEST_REPLACEMENT = 255;
 
+/** Rust `tokenizers` replaces graphemes of fewer bytes whole. */
+const SHORT_GRAPHEME = 6;
+const GRAPHEMES = new Intl.Segmenter("en", { granularity: "grapheme" });
+
 /** A unit whose low byte is the label; a leaf, whose unit is a value, can never have one. */
 const LABEL = 0x800000ff;
 
@@ -83,6 +87,42 @@ export class Charsmap {
       }
     }
     return fromUtf8.decode(this.#out.subarray(0, length));
+  }
+
+  /**
+   * The same as Rust `tokenizers` does it: a short grapheme is replaced whole by the shortest rule that
+   * begins it, and so is each character of the others.
+   */
+  applyByGrapheme(text: string): string {
+    if (this.#units.length === 0 || !this.#special.test(text) && !text.includes("\r\n")) {
+      return text;
+    }
+    let result = "";
+    for (const { segment } of GRAPHEMES.segment(text)) {
+      const whole = utf8.encode(segment).length < SHORT_GRAPHEME
+        ? this.#replacement(segment)
+        : undefined;
+      if (whole !== undefined) result += whole;
+      else for (const character of segment) result += this.#replacement(character) ?? character;
+    }
+    return result;
+  }
+
+  /** What the shortest rule puts in the place of a whole piece of text; undefined without a rule. */
+  #replacement(piece: string): string | undefined {
+    let node = offset(this.#units[0]);
+    for (const byte of utf8.encode(piece)) {
+      node ^= byte;
+      const unit = this.#units[node];
+      if (byte === 0 || unit === undefined || (unit & LABEL) >>> 0 !== byte) return undefined;
+      node ^= offset(unit);
+      if (!hasLeaf(unit)) continue;
+      const start = (this.#units[node] ?? Infinity) & 0x7fffffff;
+      if (start >= this.#replacements.length) return undefined;
+      const end = this.#replacements.indexOf(0, start);
+      return fromUtf8.decode(this.#replacements.subarray(start, end < 0 ? undefined : end));
+    }
+    return undefined;
   }
 
   /** Looks for the longest rule that starts at a byte. */

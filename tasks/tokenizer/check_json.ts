@@ -5,14 +5,16 @@
  */
 import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import type { TokenizerJson } from "./tokenizer.ts";
+import type { AddedToken, TokenizerJson } from "./tokenizer.ts";
 
 /** Many times the largest vocabularies; an id is a row of a token table. */
 const MOST_IDS = 1 << 22;
 
+const FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"];
+
 /**
  * Refuses a tokenizer.json with a section missing, or with tokens, ids or scores that are none. What kinds
- * of normalizers and the like it names is for its reader to know.
+ * of normalizers and the like it names is for `pipeline.ts` to know.
  *
  * @throws {UserError} naming the section
  *
@@ -31,26 +33,48 @@ export function checkTokenizerJson(json: unknown): asserts json is TokenizerJson
   if (missing.length > 0) throw new UserError(`tokenizer: no section ${missing.join(", ")}`);
   const { model, added_tokens } = given;
   expectAll("added_tokens", "a token with its id", added_tokens, isAddedToken);
-  for (const section of ["normalizer", "pre_tokenizer", "decoder"]) {
-    checkPatterns(section, given[section]);
-  }
   if (!isRecord(model)) throw fault("model", "an object", model);
   if (Array.isArray(model.vocab)) checkUnigram(model, model.vocab);
   else if (!isRecord(model.vocab)) throw fault("model.vocab", "pieces", model.vocab);
-  else expectAll("model.vocab", "a piece with its id", Object.entries(model.vocab), isPieceWithId);
+  else checkIds(Object.entries(model.vocab));
+  checkAdded(added_tokens as AddedToken[], model.vocab as Vocab);
 }
 
-/** Other readers print what they find in place of a pattern, and go on without. */
-function checkPatterns(where: string, section: unknown): void {
-  if (Array.isArray(section)) return section.forEach((part) => checkPatterns(where, part));
-  if (!isRecord(section)) return;
-  if (section.type === "Replace" || section.type === "Split") {
-    const { Regex, String: literal } = isRecord(section.pattern) ? section.pattern : {};
-    if (typeof (Regex ?? literal) !== "string") {
-      throw fault(`${where}: pattern`, "a Regex or a String", section.pattern);
+/** The ids of pieces that are named with them: each has one of its own. */
+function checkIds(entries: [string, unknown][]): void {
+  expectAll("model.vocab", "a piece with its id", entries, isPieceWithId);
+  const owners = new Map<unknown, string>();
+  for (const [piece, id] of entries) {
+    const other = owners.get(id);
+    if (other !== undefined) {
+      throw new UserError(
+        `tokenizer: model.vocab: ${shown(piece)} and ${shown(other)} have the same id ${id}`,
+      );
     }
+    owners.set(id, piece);
   }
-  for (const part of Object.values(section)) checkPatterns(where, part);
+}
+
+type Vocab = Record<string, number> | [string, number][];
+
+/** Other readers pass over the ids of added tokens, and give those that follow from their order. */
+function checkAdded(tokens: readonly AddedToken[], vocab: Vocab): void {
+  const pieces = Array.isArray(vocab)
+    ? new Map(vocab.map(([piece], id) => [piece, id]))
+    : new Map(Object.entries(vocab));
+  const seen = new Set<string>();
+  let next = Array.isArray(vocab) ? vocab.length : pieces.size;
+  for (const { id, content } of tokens) {
+    const expected = pieces.get(content) ?? next;
+    const wrong = seen.has(content)
+      ? "is listed twice"
+      : id === expected
+      ? undefined
+      : `has the id ${id}, but the vocabulary and the order of the tokens give it ${expected}`;
+    if (wrong) throw new UserError(`tokenizer: added_tokens: ${shown(content)} ${wrong}`);
+    seen.add(content);
+    if (!pieces.has(content)) next++;
+  }
 }
 
 /** A Unigram model lists its pieces; the place of each is its id. */
@@ -71,16 +95,23 @@ function isId(id: unknown): id is number {
 }
 
 function isAddedToken(token: unknown): boolean {
-  return isRecord(token) && isId(token.id) && typeof token.content === "string" &&
-    token.content !== "";
+  return isRecord(token) && isId(token.id) && isText(token.content) && token.content !== "" &&
+    FLAGS.every((flag) => token[flag] === undefined || typeof token[flag] === "boolean");
+}
+
+/** Other readers refuse halves of surrogate pairs. */
+function isText(value: unknown): value is string {
+  return typeof value === "string" && value.isWellFormed();
 }
 
 function isPieceWithId(entry: unknown): boolean {
-  return isId((entry as unknown[])[1]);
+  const [piece, id] = entry as unknown[];
+  return isText(piece) && isId(id);
 }
 
 function isScoredPiece(entry: unknown): boolean {
-  return Array.isArray(entry) && typeof entry[0] === "string" && Number.isFinite(entry[1]);
+  return Array.isArray(entry) && entry.length === 2 && isText(entry[0]) &&
+    Number.isFinite(entry[1]);
 }
 
 function expectAll(

@@ -1,20 +1,20 @@
 /**
  * Text to ids and back, by a standard `tokenizer.json` or by SentencePiece's files.
  *
- * Byte-level BPE, which {@link https://huggingface.co/docs/tokenizers | tokenizers} calls `ByteLevel`,
- * and Unigram, the kind of METRO's and T5's vocabularies, run on code of our own, several times
- * faster; every other kind runs on `@huggingface/tokenizers`. The ids of byte-level BPE are those of
- * `@huggingface/tokenizers`; the ids of Unigram are SentencePiece's.
+ * The ids are those of Hugging Face's {@link https://huggingface.co/docs/tokenizers | tokenizers}, or the
+ * file is refused with the name of the feature that is not read here; of SentencePiece's files they are
+ * SentencePiece's. Byte-level BPE and the Unigram vocabularies that the toolkit makes run on short cuts,
+ * several times faster than the steps of `pipeline.ts`, with the same ids.
  *
  * @module
  */
 import { createHash } from "node:crypto";
-import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { merge, type Merges, mergeTable } from "./bpe.ts";
 import { BYTE_SYMBOLS, compileNormalizer, literalPattern, WORD } from "./byte_level.ts";
 import { checkTokenizerJson } from "./check_json.ts";
+import { checkSteps, PipelineCodec } from "./pipeline.ts";
+import { readMerges } from "./models.ts";
 import { isPlain, UnigramCodec } from "./unigram_codec.ts";
 
 /** The parts of a tokenizer.json that are read here. */
@@ -65,9 +65,8 @@ interface Codec {
  * tokenizer.json. Encoding ignores one leading space: a line's first word is the same token as that
  * word elsewhere.
  *
- * Whatever a tokenizer.json holds, it is used or refused, and of a short text its literal rules make ids
- * at once. Rules can still be written so that they take for ever, or all memory: regular expressions of
- * other people's that backtrack, and replacements that make a text longer many times over.
+ * Whatever a tokenizer.json holds, it is used or refused, and no text takes for ever: regular expressions
+ * have a limit of steps, replacements one of length.
  *
  * @example
  * ```ts
@@ -112,6 +111,7 @@ export class Tokenizer {
    */
   constructor(json: TokenizerJson) {
     checkTokenizerJson(json);
+    checkSteps(json);
     this.json = json;
     this.hash = createHash("sha256").update(JSON.stringify(json)).digest("hex");
     const ids = vocabulary(json);
@@ -133,20 +133,20 @@ export class Tokenizer {
       const found = `<sen000> is ${this.sentinel0} and there are ${this.rows} ids`;
       throw new UserError(`tokenizer: sentinels <sen000>... must be the last ids, but ${found}`);
     }
-    this.#codec = ByteLevelCodec.create(json, ids) ?? UnigramCodec.create(json) ??
-      new HuggingFaceCodec(json);
+    this.#codec = ByteLevelCodec.create(json) ?? UnigramCodec.create(json) ??
+      new PipelineCodec(json);
   }
 
   /** Whether encoding runs on our own code. */
   get fast(): boolean {
-    return !(this.#codec instanceof HuggingFaceCodec);
+    return !(this.#codec instanceof PipelineCodec);
   }
 
   /**
    * The ids of a text; no special tokens are put around it.
    *
    * @param text any string; a lone surrogate is read as U+FFFD
-   * @throws {UserError} if the rules of another reader's kind turn out not to work
+   * @throws {UserError} if the file's rules take too long on it, or make it too long
    */
   encode(text: string): Uint32Array {
     return this.#codec.encode(text);
@@ -209,8 +209,9 @@ class ByteLevelCodec implements Codec {
   #length = 0;
 
   /** Returns undefined for a tokenizer with anything that this class does not do exactly. */
-  static create(json: TokenizerJson, ids: Map<string, number>): ByteLevelCodec | undefined {
+  static create(json: TokenizerJson): ByteLevelCodec | undefined {
     const { model, added_tokens } = json;
+    const ids = new Map(Object.entries(model.vocab as Record<string, number>));
     const pre = json.pre_tokenizer as Record<string, unknown> | null;
     const decoder = json.decoder as Record<string, unknown> | null;
     const normalize = compileNormalizer(json.normalizer);
@@ -232,15 +233,16 @@ class ByteLevelCodec implements Codec {
     this.#added = literalPattern([...this.#addedIds.keys()]);
     this.#prefixSpace = (pre_tokenizer as { add_prefix_space?: boolean }).add_prefix_space ?? false;
     this.#byteIds = Uint32Array.from(BYTE_SYMBOLS, (symbol) => ids.get(symbol)!);
-    this.#merges = mergeTable(readMerges(model.merges as unknown[], ids));
+    this.#merges = mergeTable(readMerges(model.merges, ids));
     const bytes = new Map(BYTE_SYMBOLS.map((symbol, byte) => [symbol, byte]));
     for (const [piece, id] of ids) {
-      if (this.#addedIds.has(piece)) this.#contents[id] = piece;
-      else this.#bytes[id] = Uint8Array.from(piece, (symbol) => bytes.get(symbol) ?? 0);
+      this.#bytes[id] = Uint8Array.from(piece, (symbol) => bytes.get(symbol) ?? 0);
     }
+    for (const [content, id] of this.#addedIds) this.#contents[id] = content;
   }
 
   encode(text: string): Uint32Array {
+    text = text.toWellFormed();
     this.#length = 0;
     let start = 0;
     if (this.#added) {
@@ -258,9 +260,6 @@ class ByteLevelCodec implements Codec {
   #section(text: string): void {
     if (text === "") return;
     text = this.#normalize(text);
-    // The reference also takes a whole section that is an added token only once normalised.
-    const added = this.#addedIds.get(text);
-    if (added !== undefined) return this.#push(added);
     if (this.#prefixSpace && text !== "" && !text.startsWith(" ")) text = " " + text;
     for (const word of text.match(WORD) ?? []) {
       const cached = this.#words.get(word) ?? this.#encodeWord(word);
@@ -320,82 +319,4 @@ class ByteLevelCodec implements Codec {
     flush();
     return this.#prefixSpace && text.startsWith(" ") ? text.slice(1) : text;
   }
-}
-
-function readMerges(
-  merges: readonly unknown[],
-  ids: Map<string, number>,
-): [number, number, number][] {
-  return merges.map((entry) => {
-    const pair = typeof entry === "string" ? entry.split(" ", 2) : entry;
-    const ok = Array.isArray(pair) && pair.length === 2 &&
-      pair.every((piece) => typeof piece === "string");
-    if (!ok) {
-      throw new UserError(`tokenizer: expected a merge of two pieces, got ${shown(entry)}`);
-    }
-    const [left, right] = pair;
-    const triple = [left, right, left + right].map((piece) => ids.get(piece));
-    if (triple.includes(undefined)) {
-      throw new UserError(`tokenizer: merge ${shown(entry)} is not in the vocabulary`);
-    }
-    return triple as [number, number, number];
-  });
-}
-
-/** The reference's own recursion overflows the stack on one very long text. UTF-16 units. */
-const LONGEST_CALL = 100_000;
-
-class HuggingFaceCodec implements Codec {
-  #tokenizer: HuggingFaceTokenizer;
-
-  constructor(json: TokenizerJson) {
-    this.#tokenizer = attempt(() => {
-      return new HuggingFaceTokenizer(json, { clean_up_tokenization_spaces: false });
-    });
-  }
-
-  encode(text: string): Uint32Array {
-    const ids: number[] = [];
-    for (let start = 0; start < text.length;) {
-      const end = callEnd(text, start);
-      const part = text.slice(start, end);
-      const { ids: more } = attempt(() => {
-        return this.#tokenizer.encode(part, { add_special_tokens: false });
-      });
-      for (const id of more) ids.push(known(id));
-      start = end;
-    }
-    return Uint32Array.from(ids);
-  }
-
-  decode(ids: ArrayLike<number>): string {
-    return attempt(() => this.#tokenizer.decode(Array.from(ids), { skip_special_tokens: false }));
-  }
-}
-
-/** What the other reader cannot work with is the file's fault, and shows at any time. */
-function attempt<T>(run: () => T): T {
-  try {
-    return run();
-  } catch (error) {
-    const message = error instanceof Error ? error.message : error;
-    throw new UserError(
-      `tokenizer: it does not work with @huggingface/tokenizers: ${shown(message)}`,
-    );
-  }
-}
-
-/** Where a vocabulary has no token for the unknown, the other reader gives no id. */
-function known(id: number | undefined): number {
-  if (Number.isInteger(id)) return id as number;
-  throw new UserError(
-    "tokenizer: a text has a part that no token stands for, and its model has no unk_token",
-  );
-}
-
-/** Where a call that starts at `start` may end: the end of the text, or before a space. */
-function callEnd(text: string, start: number): number {
-  if (text.length - start <= LONGEST_CALL) return text.length;
-  const space = text.lastIndexOf(" ", start + LONGEST_CALL);
-  return space > start ? space : start + LONGEST_CALL;
 }

@@ -26,6 +26,11 @@ export interface UnigramSpec {
    * decides ties.
    */
   lattice?: boolean;
+  /**
+   * Whether scores are added in double precision, each word by itself, as Rust `tokenizers` does; what is
+   * given beside `pieces`, `unk` and `split` means nothing then.
+   */
+  double?: boolean;
 }
 
 /** How a space is written. */
@@ -74,11 +79,14 @@ export class Unigram {
   /** The largest magnitude of a score. */
   #largest: number;
   #unk: number;
+  /** Stands for what no piece covers: the unknown piece itself may be spelled out. */
+  #uncovered: number;
   #cut: boolean;
   #single: boolean;
+  #double: boolean;
   #words = new Map<string, Word>();
   /** By end of a piece: the best score up to there, its lead, and that best path's last piece. */
-  #best = new Float32Array(64);
+  #best: Float32Array | Float64Array;
   #lead = new Float32Array(64);
   #start = new Int32Array(64);
   #id = new Int32Array(64);
@@ -87,26 +95,31 @@ export class Unigram {
 
   /** Builds the trie of pieces. */
   constructor(spec: UnigramSpec) {
-    const { pieces, unk, unmatched = [], userDefined = [], split = false, lattice = false } = spec;
-    const never = new Set([unk, ...unmatched]), whole = new Set(userDefined);
+    const { pieces, unk, unmatched = [], userDefined = [] } = spec;
+    const { split = false, lattice = false, double = false } = spec;
+    const never = new Set(double ? [] : [unk, ...unmatched]), whole = new Set(userDefined);
+    const rounded = double ? (score: number) => score : Math.fround;
     const normal = pieces.filter((_, id) => !never.has(id) && !whole.has(id));
     let least = Infinity, greatest = SMALLEST_FLOAT;
     for (const [, score] of normal) {
-      least = Math.min(least, Math.fround(score));
-      greatest = Math.max(greatest, Math.fround(score));
+      least = Math.min(least, rounded(score));
+      greatest = Math.max(greatest, rounded(score));
     }
-    this.#scores = Float64Array.from(pieces, ([piece, score], id) => {
-      if (id === unk) return Math.fround(least - UNKNOWN_PENALTY);
-      if (!whole.has(id)) return Math.fround(score);
+    const scores = pieces.map(([piece, score], id) => {
+      if (!whole.has(id)) return rounded(score);
       return Math.fround(utf8.encode(piece).length * greatest) - USER_DEFINED_COST;
     });
+    this.#scores = Float64Array.from([...scores, rounded(least - UNKNOWN_PENALTY)]);
     this.#largest = this.#scores.reduce((largest, score) => Math.max(largest, Math.abs(score)), 0);
     this.#unk = unk;
+    this.#uncovered = pieces.length;
     this.#single = lattice;
+    this.#double = double;
+    this.#best = double ? new Float64Array(64) : new Float32Array(64);
     this.#trie = new Trie(pieces.flatMap(([piece], id) => never.has(id) ? [] : [[piece, id]]));
-    this.#cut = split || pieces.every(([piece], id) => {
-      return never.has(id) || piece.lastIndexOf(SPACE_SYMBOL) <= 0;
-    });
+    this.#cut = split || !double && pieces.every(([piece], id) => {
+          return never.has(id) || piece.lastIndexOf(SPACE_SYMBOL) <= 0;
+        });
   }
 
   /** The ids of a normalised text, whose spaces are ▁; unknown characters in a row are one id. */
@@ -129,7 +142,9 @@ export class Unigram {
       sum += found.score;
       from = to;
     }
-    return this.#mergeUnknown();
+    return this.#double
+      ? this.#out.slice(0, this.#length)
+      : this.#out.slice(0, this.#merged(this.#out, this.#length));
   }
 
   #segmentAnew(word: string): Word {
@@ -158,7 +173,7 @@ export class Unigram {
         this.#offer(at, end, id);
         if (end === at + character) single = true;
       }
-      if (!single) this.#offer(at, at + character, this.#unk);
+      if (!single) this.#offer(at, at + character, this.#uncovered);
       at += character;
     }
     return this.#trace(size);
@@ -188,17 +203,20 @@ export class Unigram {
     // Each of at most size + 1 additions rounds sums of at most `limit` plus the word's own: a lead
     // of more than all the roundings on both sides stands.
     const own = size * this.#largest;
-    const limit = lead === Infinity ? Infinity : lead * 2 ** 22 / (size + 1) - own;
-    return { ids: Uint32Array.from(ids.reverse()), score, limit };
+    const limit = lead === Infinity || this.#double ? Infinity : lead * 2 ** 22 / (size + 1) - own;
+    const found = Uint32Array.from(ids.reverse());
+    if (!this.#double) return { ids: found, score, limit };
+    return { ids: found.slice(0, this.#merged(found, found.length)), score, limit };
   }
 
-  #mergeUnknown(): Uint32Array {
+  /** Makes unknown ids in a row one, in place; returns how many ids are left. */
+  #merged(ids: Uint32Array, count: number): number {
     let kept = 0;
-    for (let i = 0; i < this.#length; i++) {
-      const id = this.#out[i];
-      if (id !== this.#unk || kept === 0 || this.#out[kept - 1] !== id) this.#out[kept++] = id;
+    for (let i = 0; i < count; i++) {
+      const id = ids[i] === this.#uncovered ? this.#unk : ids[i];
+      if (id !== this.#unk || kept === 0 || ids[kept - 1] !== id) ids[kept++] = id;
     }
-    return this.#out.slice(0, kept);
+    return kept;
   }
 
   #push(ids: Uint32Array): void {
@@ -211,7 +229,7 @@ export class Unigram {
   }
 
   #growScratch(size: number): void {
-    this.#best = new Float32Array(2 * size);
+    this.#best = this.#double ? new Float64Array(2 * size) : new Float32Array(2 * size);
     this.#lead = new Float32Array(2 * size);
     this.#start = new Int32Array(2 * size);
     this.#id = new Int32Array(2 * size);
@@ -219,7 +237,7 @@ export class Unigram {
 }
 
 /** Pieces by their UTF-16 units; the children of a node lie side by side, in order. Node 0 is the root. */
-class Trie {
+export class Trie {
   /** The piece that ends in each node, or -1. */
   readonly ids: Int32Array;
   #units: Uint16Array;

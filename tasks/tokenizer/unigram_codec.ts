@@ -8,6 +8,7 @@ import { Buffer } from "node:buffer";
 import type { AddedToken, TokenizerJson } from "./tokenizer.ts";
 import { compileNormalizer, literalPattern } from "./byte_level.ts";
 import { Charsmap } from "./charsmap.ts";
+import { trimmed } from "./characters.ts";
 import { METRO_RULES, type ReplaceJson } from "./metro_text.ts";
 import { type ScoredPiece, SPACE_SYMBOL, Unigram } from "./unigram.ts";
 import { joinArrays } from "../files/arrays.ts";
@@ -21,20 +22,12 @@ export const SINGLE_SPACES: readonly ReplaceJson[] = [
   { type: "Replace", pattern: { Regex: "^ | $" }, content: "" },
 ];
 
-/** Regular expressions that JavaScript and Rust `tokenizers` read alike. */
-const COMMON_REGEXES = new Set([
-  " {2,}",
-  "\\s+",
-  ...METRO_RULES.flatMap(({ pattern }) => "Regex" in pattern ? [pattern.Regex] : []),
-]);
-
-/** How text is split before it is segmented. */
-interface Split {
-  /** Whether white space of every kind separates words. */
-  words: boolean;
-  /** Whether every ▁ starts a word, even where a piece has one inside. */
-  pieces: boolean;
-}
+/** METRO's regular expressions, which JavaScript and Rust `tokenizers` read alike where they stand. */
+const METRO_REGEXES = new Set(
+  [...METRO_RULES, ...SINGLE_SPACES].flatMap(({ pattern }) => {
+    return "Regex" in pattern ? [pattern.Regex] : [];
+  }),
+);
 
 /** Encodes and decodes with a Unigram model. */
 export class UnigramCodec {
@@ -51,33 +44,42 @@ export class UnigramCodec {
     const { model, added_tokens } = json;
     const plain = model.type === "Unigram" && !model.byte_fallback && Array.isArray(model.vocab) &&
       Number.isInteger(model.unk_id) && metaspace(json.decoder) && added_tokens.every(isPlain);
-    if (!plain) return undefined;
+    const spaces = metaspace(json.pre_tokenizer);
+    if (!plain || !spaces) return undefined;
+    const ours = isSentencePiece(model);
     const literals = ids(model.user_defined).map((id) => (model.vocab as ScoredPiece[])[id][0]);
-    const normalize = compile(json.normalizer, literalPattern(literals));
-    const split = splitOf(json.pre_tokenizer);
-    return normalize && split ? new UnigramCodec(json, normalize, split) : undefined;
+    const normalize = ours
+      ? compile(json.normalizer, literalPattern(literals))
+      : compileOther(json.normalizer);
+    return normalize && new UnigramCodec(json, normalize, spaces.split !== false);
   }
 
-  private constructor({ model, added_tokens }: TokenizerJson, normalize: Normalize, split: Split) {
+  private constructor(
+    { model, added_tokens }: TokenizerJson,
+    normalize: Normalize,
+    split: boolean,
+  ) {
     const pieces = model.vocab as ScoredPiece[];
-    this.#normalize = split.words ? (text) => singleSpaces(normalize(text)) : normalize;
+    this.#normalize = normalize;
+    this.#literal = isSentencePiece(model);
     this.#unigram = new Unigram({
       pieces,
       unk: model.unk_id as number,
       unmatched: [...ids(model.unmatched), ...added_tokens.map(({ id }) => id)],
       userDefined: ids(model.user_defined),
-      split: split.pieces,
+      split,
       lattice: model.lattice === true,
+      double: !this.#literal,
     });
     this.#addedIds = new Map(added_tokens.map(({ content, id }) => [content, id]));
     this.#added = literalPattern([...this.#addedIds.keys()]);
-    this.#literal = Array.isArray(model.user_defined);
     this.#contents = pieces.map(([piece]) => piece);
     for (const { content, id } of added_tokens) this.#contents[id] = content;
   }
 
   /** The ids of a text; added tokens in it are found first. */
   encode(text: string): Uint32Array {
+    text = text.toWellFormed();
     const parts: Uint32Array[] = [];
     let start = 0;
     for (const found of this.#added ? text.matchAll(this.#added) : []) {
@@ -126,22 +128,35 @@ function metaspace(section: unknown): Section | undefined {
     : undefined;
 }
 
-function splitOf(section: unknown): Split | undefined {
-  const { type, pretokenizers } = (section ?? {}) as Section;
-  if (type === "Sequence" && Array.isArray(pretokenizers) && pretokenizers.length === 2) {
-    const inner = pretokenizers[0]?.type === "WhitespaceSplit" && metaspace(pretokenizers[1]);
-    return inner ? { words: true, pieces: true } : undefined;
-  }
-  const single = metaspace(section);
-  return single && { words: false, pieces: single.split !== false };
-}
-
-function singleSpaces(text: string): string {
-  return text.replace(/\p{White_Space}+/gu, " ").replace(/^ | $/g, "");
+/** Whether a model's section says what SentencePiece knows of its pieces: whose ids are wanted then. */
+function isSentencePiece(model: Section): boolean {
+  return Array.isArray(model.user_defined);
 }
 
 /**
- * Turns a `normalizer` section into a function.
+ * Turns the `normalizer` section of a vocabulary that is not from SentencePiece's files into a function.
+ *
+ * @returns undefined if it contains a kind that we do not run ourselves
+ */
+function compileOther(section: unknown): Normalize | undefined {
+  const normalizer = (section ?? {}) as Section, { pattern } = normalizer;
+  if (normalizer.type === "Sequence" && Array.isArray(normalizer.normalizers)) {
+    const steps = normalizer.normalizers.map(compileOther);
+    if (steps.includes(undefined)) return undefined;
+    return (text) => steps.reduce((result, step) => step!(result), text);
+  }
+  if (normalizer.type === "Strip") {
+    const { strip_left, strip_right } = normalizer;
+    return (text) => trimmed(text, strip_left === true, strip_right === true);
+  }
+  const spaces = normalizer.type === "Replace" && (pattern as Section)?.Regex === "\\s+";
+  if (!spaces || typeof normalizer.content !== "string") return compileNormalizer(section);
+  const content = normalizer.content;
+  return (text) => text.replace(/\p{White_Space}+/gu, () => content);
+}
+
+/**
+ * Turns the `normalizer` section of a vocabulary from SentencePiece's files into a function.
  *
  * @param untouched what the rules of a charsmap leave as it is: user-defined pieces
  * @returns undefined if it contains a kind that we do not run ourselves
@@ -157,16 +172,12 @@ function compile(section: unknown, untouched: RegExp | undefined): Normalize | u
     }
     case "Precompiled":
       return precompiled(normalizer.precompiled_charsmap, untouched);
-    case "Strip": {
-      const { strip_left, strip_right } = normalizer;
-      return (text) => {
-        const right = strip_right ? text.trimEnd() : text;
-        return strip_left ? right.trimStart() : right;
-      };
-    }
+    case "Lowercase":
+      // As METRO's Python does it: a final sigma is one.
+      return (text) => text.toLowerCase();
     case "Replace": {
       const { pattern, content = "" } = normalizer as { pattern?: Section; content?: unknown };
-      if (!COMMON_REGEXES.has(pattern?.Regex as string)) return compileNormalizer(section);
+      if (!METRO_REGEXES.has(pattern?.Regex as string)) return compileNormalizer(section);
       if (typeof content !== "string") return undefined;
       const regex = new RegExp(pattern!.Regex as string, "gu");
       return (text) => text.replace(regex, () => content);

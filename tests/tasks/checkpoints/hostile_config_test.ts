@@ -106,12 +106,23 @@ const BASE = {
   post_processor: null,
   decoder: null,
 };
-const regexSplit = { type: "Split", pattern: { Regex: "[\\s,]+" }, behavior: "Isolated" };
-/** Kinds that run on `@huggingface/tokenizers`. */
+const regexSplit = {
+  type: "Split",
+  pattern: { Regex: "[\\s,]+" },
+  behavior: "Isolated",
+  invert: false,
+};
+/** Kinds that no short cut is for. */
 const OTHERS: Record<string, unknown> = {
   WordPiece: {
     ...BASE,
-    normalizer: { type: "BertNormalizer", clean_text: true, lowercase: true, strip_accents: null },
+    normalizer: {
+      type: "BertNormalizer",
+      clean_text: true,
+      handle_chinese_chars: true,
+      lowercase: true,
+      strip_accents: null,
+    },
     pre_tokenizer: { type: "BertPreTokenizer" },
     decoder: { type: "WordPiece", prefix: "##", cleanup: true },
     model: {
@@ -156,7 +167,7 @@ const OTHERS: Record<string, unknown> = {
   },
   Unigram: {
     ...BASE,
-    normalizer: { type: "Replace", pattern: { Regex: "o{2,}" }, content: "o" },
+    normalizer: { type: "NFKC" },
     pre_tokenizer: {
       type: "Sequence",
       pretokenizers: [regexSplit, { type: "Metaspace", replacement: "▁", prepend_scheme: "first" }],
@@ -196,7 +207,8 @@ for (const [kind, json] of Object.entries(TOKENIZERS)) {
     assert.equal(whole.fast, !(kind in OTHERS));
     const read = (text: string) => use(new Tokenizer(parseJson(text) as TokenizerJson));
     read(JSON.stringify(json));
-    assertBoth(await fuzzJson(json, 1500, read));
+    // Nearly all of a small file means something, and is wrong when it is something else.
+    assertBoth(await fuzzJson(json, 1500, read), 20);
   });
 }
 
