@@ -370,6 +370,44 @@ export function metroLogits(
   };
 }
 
+/**
+ * What the models make of each token, to look at: equations 7 to 12 without their losses and without dropout.
+ *
+ * @returns all [batch, length]: `noise` u32, what the main model's encoder reads; `replacedness`, how probable
+ *   its RTD head finds it that the token was replaced (absent without such a head); `correction` u32, the most
+ *   probable token of the decoder, given the original ones before it
+ *
+ * @example
+ * ```ts
+ * import { metroInputs, metroTokens } from "./metro.ts";
+ * import { declareParameters } from "./parameters.ts";
+ * import { preset } from "./presets.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const { model, objective } = preset("tiny"), inputs = metroInputs(objective, 2, 16);
+ * const { correction } = metroTokens(declareParameters(model), model, objective, inputs);
+ * assert.deepEqual(correction.shape, [2, 16]);
+ * ```
+ */
+export function metroTokens(
+  parameters: Parameters,
+  config: ModelConfig,
+  { rtdLocation }: Pick<ObjectiveConfig, "rtdLocation">,
+  inputs: MetroInputs,
+): Record<"noise" | "correction", Tensor> & { replacedness?: Tensor } {
+  const { noise } = sample(parameters, config, inputs, false);
+  const memory = encode(parameters, config, noise);
+  const decoded = decode(parameters, config, inputs.decoderTokens, { memory, memoryTokens: noise });
+  const read = rtdLocation === "encoder" ? memory : decoded;
+  return {
+    noise,
+    correction: languageModel(parameters, config, "clm", decoded, inputs.tokens).best,
+    ...(config.rtdHead !== "none" && {
+      replacedness: sigmoid(rtdLogits(parameters, config, read)),
+    }),
+  };
+}
+
 /** Rows of [batch, length, hidden] at flat indices [...]; an arbitrary row at `NONE`. */
 function rowsAt(x: Tensor, indices: Tensor): Tensor {
   const [batch, length, hidden] = x.shape;

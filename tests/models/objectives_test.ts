@@ -4,7 +4,7 @@ import { grad, interpret, sum, type Tensor } from "../../ops/mod.ts";
 import { maskId, type ModelConfig, type ObjectiveConfig, SPECIAL } from "../../models/config.ts";
 import { languageModel, languageModelLogits } from "../../models/heads.ts";
 import { initialize } from "../../models/initialize.ts";
-import { lossScalars, metro, metroInputs, metroLogits } from "../../models/metro.ts";
+import { lossScalars, metro, metroInputs, metroLogits, metroTokens } from "../../models/metro.ts";
 import {
   type MetroBatch,
   NONE,
@@ -382,3 +382,35 @@ function nearAll(got: ArrayLike<number>, expected: ArrayLike<number>): void {
   assert.equal(got.length, expected.length);
   for (let i = 0; i < got.length; i++) near(got[i], expected[i]);
 }
+
+Deno.test("metroTokens: what is seen of each token adds up to the objective's sums", () => {
+  for (const rtdLocation of ["encoder", "decoder"] as const) {
+    const config: ObjectiveConfig = { ...objective, rtdLocation, maskProbability: 0.3 };
+    const batch = prepareMetroBatch(model, config, tokenBatch([20, 14, 17], 20), 1);
+    const { inputs: { tokens, inverse, positions } } = batch;
+    const { sums, noise: trained } = run(config, batch);
+    const outputs = metroTokens(parameters, model, config, metroInputs(config, 3, 20));
+    const [noise, correction, replacedness] = interpret(
+      [outputs.noise, outputs.correction, outputs.replacedness!],
+      { values: { ...weights, ...batch.inputs }, run: { key: 5 } },
+    );
+    assert.deepEqual(noise, trained);
+    const all = Array.from(tokens.keys()).filter((i) => tokens[i] !== SPECIAL.pad);
+    const count = (holds: (i: number) => boolean) => all.filter(holds).length;
+    const isReplaced = (i: number) => noise[i] !== tokens[i];
+    const isRight = (i: number) => correction[i] === tokens[i];
+    const isSelected = (i: number) => inverse[i] !== NONE;
+    assert.ok(positions.some((position) => position !== NONE));
+    assert.equal(count(isReplaced), sums.rtdReplaced);
+    assert.equal(count((i) => replacedness[i] >= 0.5), sums.rtdPredicted);
+    assert.equal(
+      count((i) => isReplaced(i) && replacedness[i] >= 0.5),
+      sums.rtdReplacedPredicted,
+    );
+    assert.equal(count((i) => isReplaced(i) && isRight(i)), sums.clmReplacedCorrect);
+    assert.equal(
+      count((i) => isSelected(i) && !isReplaced(i) && isRight(i)),
+      sums.clmOtherCorrect,
+    );
+  }
+});

@@ -22,7 +22,7 @@ const FLOORS: Record<string, string[][]> = {
     ["rows", "checkpoints", "text"],
     ["prompts"],
     ["train", "evaluate", "generate"],
-    ["", "bench", "verify"],
+    ["", "analyze", "bench", "verify"],
     ["launch", "plan"],
   ],
 };
