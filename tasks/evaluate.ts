@@ -6,18 +6,14 @@
  */
 
 import { createHash } from "node:crypto";
-import { mkdir, stat } from "node:fs/promises";
-import { basename } from "node:path";
+import { mkdir } from "node:fs/promises";
 import process from "node:process";
-import { type ModelConfig } from "../models/mod.ts";
-import { headerSize, parseHeader } from "../models/formats/safetensors.ts";
-import { checkpointFile } from "./checkpoints/save.ts";
 import { UserError } from "../ops/graph/errors.ts";
 import { describePlace } from "./prompts/examples.ts";
 import { type LoadedModel } from "./checkpoints/model.ts";
 import { percentText } from "./command/number_text.ts";
 import { printable } from "./command/printable.ts";
-import { alone, type Communicator } from "./parallel/communicator.ts";
+import { alone, type Communicator, fromFirst } from "./parallel/communicator.ts";
 import { Template } from "./prompts/template.ts";
 import { rowText } from "./rows/mod.ts";
 import { bestOf, Ranker, type RankerOptions } from "./evaluate/rank.ts";
@@ -29,9 +25,6 @@ import {
   type TemplateResult,
   writeResult,
 } from "./evaluate/results.ts";
-import { openRegular } from "./files/read.ts";
-import { exists } from "./files/write.ts";
-import { openWeights } from "./files/weights.ts";
 import {
   type EvaluationTask,
   LISTED,
@@ -48,7 +41,7 @@ import {
 export interface EvaluateJob {
   /** The model. */
   model: LoadedModel;
-  /** Folder of the run or of the model as those on the Hub are; its weights identify the results. */
+  /** Folder of the run or of the model as those on the Hub are, for messages. */
   run: string;
   /** `T0-Eval`; `DATASET` or `DATASET:SPLIT`; `all` datasets that have held-out rows and choices. */
   tasks: readonly string[];
@@ -114,7 +107,7 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
   const { model, out, output = process.stderr, group = alone() } = job;
   const leads = group.rank === 0;
   const { tasks, missing } = await resolveTasks(job);
-  const weights = await weightsOf(job.run, model.config);
+  const identity = await identityOf(job, group);
   const ranker = new Ranker(model, { ...job.batches, group });
   const results: TemplateResult[] = [], bad: string[] = [];
   const names = leads ? await namesOf(out, tasks) : [];
@@ -127,7 +120,7 @@ export async function evaluate(job: EvaluateJob): Promise<Evaluation> {
       );
       for (const template of task.templates) {
         group.alive(`${task.column}, template '${template.name}'`);
-        const name = names[number++], settings = settingsOf(job, task, template, rows, weights);
+        const name = names[number++], settings = settingsOf(job, task, template, rows, identity);
         const earlier = leads ? await finished(out, name, { settings }) : undefined;
         const stop = job.interrupted?.aborted ?? false;
         const [stopped, done] = await sums(group, [Number(stop), earlier ? 1 : 0]);
@@ -238,11 +231,11 @@ function settingsOf(
   task: EvaluationTask,
   { jinja, answerChoices }: Template,
   rows: readonly NumberedRow[],
-  weights: string,
+  model: string,
 ): string {
   const { maxSource, maxTarget } = job.model;
   const parts = [
-    weights,
+    model,
     maxSource,
     maxTarget,
     job.seed ?? SEED,
@@ -257,34 +250,25 @@ function settingsOf(
 }
 
 /**
- * Identifies weights, and the config that says what they mean. A run's file begins with the checksums of
- * all tensors; files of others are told apart by size and time.
+ * Identifies a model by the very numbers that it computes with, its config and its tokenizer: wherever its
+ * files lie, and whatever has been saved there since.
+ *
+ * @throws {UserError} if ranks have read different weights
  */
-async function weightsOf(run: string, config: ModelConfig): Promise<string> {
-  const digest = createHash("sha256").update(JSON.stringify(config));
-  const own = await checkpointFile(run, "model.safetensors");
-  const checksums = await exists(own) ? await checksumsOf(own) : undefined;
-  if (checksums) return digest.update(checksums).digest("hex");
-  const weights = await openWeights(run);
-  await weights.close();
-  for (const path of weights.files) {
-    const { size, mtimeMs } = await stat(path);
-    digest.update(JSON.stringify([basename(path), size, mtimeMs]));
+async function identityOf({ model, run }: EvaluateJob, group: Communicator): Promise<string> {
+  const { config, tokenizer, parameters } = model;
+  const digest = createHash("sha256").update(JSON.stringify([config, tokenizer.hash]));
+  const read = parameters.reader();
+  for (const name of parameters.names) {
+    group.alive("looking at the weights");
+    const values = await read(name);
+    digest.update(name).update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
   }
-  return digest.digest("hex");
-}
-
-async function checksumsOf(path: string): Promise<string | undefined> {
-  const file = await openRegular(path);
-  try {
-    const { size } = await file.stat();
-    const start = await file.read(new Uint8Array(8), 0, 8, 0);
-    const length = headerSize(start.buffer, size);
-    const { buffer } = await file.read(new Uint8Array(length), 0, length, 0);
-    return parseHeader(buffer, size).metadata.crc32;
-  } finally {
-    await file.close();
-  }
+  const own = digest.digest("hex");
+  const first = await fromFirst(group, "comparing the weights", () => Promise.resolve(own));
+  const [others] = await sums(group, [own === first ? 0 : 1]);
+  if (others === 0) return own;
+  throw new UserError(`${run}: was saved anew while ranks read it; evaluate it again`);
 }
 
 function resultOf(

@@ -4,9 +4,11 @@
  *
  * @module
  */
+import { join } from "node:path";
 import { resolveModel } from "../checkpoints/hub.ts";
 import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
 import { openFirst, prepareAdapters, type WorkerPlacement } from "../devices/open.ts";
+import { lock } from "../files/lock.ts";
 import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import type { Evaluation } from "../evaluate/results.ts";
 import { completed, type DevicesOptions } from "./options.ts";
@@ -41,6 +43,12 @@ export async function evaluateOnDevices(
   options: DevicesOptions = {},
 ): Promise<Evaluation> {
   const { ranks, adapter, threads, timeout, interrupted, output } = completed(options);
+  using _held = await lock(join(job.out, "eval.lock"), {
+    what: job.out,
+    doing: "evaluation",
+    otherwise: "wait until it has ended, or give another --out",
+    say: (text) => void output.write(`${text}\n`),
+  });
   // Too few devices are better known before a model is downloaded.
   const placement = await prepareAdapters({ ranks, adapter, threads });
   const run = await resolveModel(job.run),

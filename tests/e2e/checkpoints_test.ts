@@ -2,7 +2,17 @@
 // are no runs are evaluated, asked, finetuned and converted; bad input, one line.
 
 import assert from "node:assert/strict";
-import { cp, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import {
+  cp,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { HUB_HOSTS, HUB_VARIABLES } from "../../tasks/checkpoints/hub.ts";
@@ -99,6 +109,31 @@ Deno.test("eval_t0 --model: kept for the same files, made again for others", asy
   assert.deepEqual(again.signs, first.signs);
   const other = await evaluated(out, "--model", model, "--relative-max-distance", "16");
   assert.doesNotMatch(other.err, /done before/);
+});
+
+Deno.test("eval_t0 knows a model by its contents, not by its place or its files' dates", async () => {
+  const model = at("known"), moved = at("known-moved"), out = at("known-eval");
+  await cp(metro, model, { recursive: true });
+  await evaluated(out, "--model", model);
+  await rename(model, moved);
+  const weights = join(moved, "model.safetensors"), { atime, mtime } = await stat(weights);
+  await utimes(weights, 1, 1);
+  assert.match((await evaluated(out, "--model", moved)).err, /done before/);
+
+  // One number is another; size and date are as before.
+  const bytes = await readFile(weights), last = new DataView(bytes.buffer, bytes.byteLength - 4);
+  last.setFloat32(0, 0.5 - last.getFloat32(0, true), true);
+  await writeFile(weights, bytes);
+  await utimes(weights, atime, mtime);
+  assert.doesNotMatch((await evaluated(out, "--model", moved)).err, /done before/);
+  assert.match((await evaluated(out, "--model", moved)).err, /done before/);
+
+  // The same weights, other ids.
+  const path = join(moved, "tokenizer.json"), tokenizer = await json(path);
+  const normalizer = { type: "Lowercase" }, { normalizer: own } = tokenizer;
+  const both = { type: "Sequence", normalizers: own ? [normalizer, own] : [normalizer] };
+  await writeFile(path, JSON.stringify({ ...tokenizer, normalizer: own ? both : normalizer }));
+  assert.doesNotMatch((await evaluated(out, "--model", moved)).err, /done before/);
 });
 
 Deno.test("a name of the Hub is found in the cache, without a network", async () => {
