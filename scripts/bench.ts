@@ -8,6 +8,8 @@ import { bench, BENCH_OPTIONS, benchJob, PARALLEL } from "../tasks/bench/bench.t
 import { benchParallel, onePreset, parallelTable } from "../tasks/bench/parallel.ts";
 import { tables } from "../tasks/bench/report.ts";
 import { main } from "../tasks/command/cli.ts";
+import { writeJson } from "../tasks/files/json.ts";
+import { expectWritable } from "../tasks/files/write.ts";
 import { help } from "../tasks/command/help.ts";
 import { defaults, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { findCards } from "../tasks/devices/placement.ts";
@@ -42,8 +44,8 @@ await main(async () => {
   const flags = { ...defaults(BENCH_OPTIONS), ...parseFlags(BENCH_OPTIONS, Deno.args) };
   // They differ in what they hold, and `plan` reads only the first.
   const { out = flags.parallel ? "bench-parallel.json" : "bench.json" } = flags;
-  const write = (report: unknown) =>
-    Deno.writeTextFile(out, JSON.stringify(report, null, 2) + "\n");
+  await expectWritable(out);
+  const write = (report: unknown) => writeJson(out, report);
   if (flags.parallel) {
     const preset = onePreset(flags.preset, "small");
     const { ranks, threads } = flags;

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { mkdir, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   foreignNames,
@@ -17,6 +17,7 @@ import {
 } from "../../models/mod.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { writeTensors } from "./tensors.ts";
+import { lock } from "../files/lock.ts";
 import { exists, writeFile } from "../files/write.ts";
 import { type ModelOptions, readModel, withParameters } from "./model.ts";
 import { loadTokenizer } from "../tokenizer/load.ts";
@@ -51,6 +52,11 @@ export async function convertModel(
   options: ModelOptions = {},
 ): Promise<{ config: ModelConfig; parameters: number; tensors: number }> {
   await expectNew(out);
+  using _held = await lock(join(`${out}.tmp`, LOCK), {
+    what: out,
+    doing: "convert",
+    otherwise: "wait until it has ended, or choose another --out",
+  });
   const model = await readModel(source, options);
   const { config, tokenizer } = model;
   const json = publishedConfig(source, config);
@@ -141,6 +147,9 @@ async function writeTokenizer(folder: string, { json, bos }: Tokenizer): Promise
   await writeJson(join(folder, "special_tokens_map.json"), special);
 }
 
+/** In the folder that is being filled. */
+const LOCK = "convert.lock";
+
 async function expectNew(out: string): Promise<void> {
   if (await exists(out)) throw new UserError(`${out}: is there already; choose another --out`);
 }
@@ -149,10 +158,13 @@ async function expectNew(out: string): Promise<void> {
 async function wholeFolder(out: string, fill: (folder: string) => Promise<void>): Promise<void> {
   const temporary = `${out}.tmp`;
   try {
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
+    // What a process has left that was killed.
+    for (const name of await readdir(temporary)) {
+      if (name !== LOCK) await rm(join(temporary, name), { recursive: true });
+    }
     await fill(temporary);
     await rename(temporary, out);
+    await rm(join(out, LOCK));
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {}); // the first error matters
     throw diskError(out, error);

@@ -14,7 +14,7 @@ import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
 import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
-import { exists, onDisk, writeFile } from "../files/write.ts";
+import { exists, expectFile, onDisk, writeFile } from "../files/write.ts";
 import { anything, type Check, expectFields, fields, whole } from "../files/fields.ts";
 import { readJson, writeJson } from "../files/json.ts";
 import { expectSeal, sealed } from "../files/seal.ts";
@@ -118,8 +118,12 @@ export async function takeRun(
     say,
   });
   try {
-    for (const name of [...RUN_FILES, ...RUN_FOLDERS]) {
-      await expectKind(join(run, name), RUN_FILES.includes(name));
+    for (const name of RUN_FILES) await expectFile(join(run, name));
+    for (const name of RUN_FOLDERS) await expectFolder(join(run, name));
+    // All but the metrics are replaced, not added to.
+    const metrics = join(run, "metrics.jsonl");
+    if (await exists(metrics)) {
+      await onDisk(metrics, async () => await (await open(metrics, "a")).close());
     }
   } catch (error) {
     held[Symbol.dispose]();
@@ -128,19 +132,10 @@ export async function takeRun(
   return held;
 }
 
-async function expectKind(path: string, isFile: boolean): Promise<void> {
+async function expectFolder(path: string): Promise<void> {
   const found = await stat(path).catch(() => undefined);
-  if (found === undefined) return;
-  if (isFile ? !found.isFile() : !found.isDirectory()) {
-    const [expected, came] = isFile ? ["a file", "something else"] : ["a folder", "a file"];
-    throw new UserError(
-      `${path}: expected ${expected} of a run, got ${found.isDirectory() ? "a folder" : came}; ` +
-        "move it away, or give another folder",
-    );
-  }
-  // All but the metrics are replaced, not added to.
-  if (!path.endsWith("metrics.jsonl")) return;
-  await onDisk(path, async () => await (await open(path, "a")).close());
+  if (found === undefined || found.isDirectory()) return;
+  throw new UserError(`writing ${path}: expected a folder, got a file; move it away`);
 }
 
 /** What a run is begun with, by contents; the data may lie outside its folder. */

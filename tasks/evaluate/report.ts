@@ -28,6 +28,9 @@ import {
 } from "./summary.ts";
 import { resultsPage } from "./plots.ts";
 
+/** The files that {@link writeEvaluation} writes. */
+export const SUMMARIES = ["summary.csv", "summary.md", "results.html"] as const;
+
 /**
  * Writes tables and plots: `summary.csv`, `summary.md` and `results.html`.
  *
@@ -68,9 +71,10 @@ export async function writeEvaluation(
   const all = [...compare, { name: run, results }];
   const comparison = compare.length > 0 ? compareRuns(all) : undefined;
   const runs = all.map(({ name, results }) => ({ name, summary: summarize(results) })).reverse();
-  await writeFile(join(out, "summary.csv"), summaryCsv(summary));
-  await writeFile(join(out, "summary.md"), summaryMarkdown(summary, comparison));
-  await writeFile(join(out, "results.html"), await resultsPage({ name: run, runs, comparison }));
+  const [csv, markdown, page] = SUMMARIES.map((name) => join(out, name));
+  await writeFile(csv, summaryCsv(summary));
+  await writeFile(markdown, summaryMarkdown(summary, comparison));
+  await writeFile(page, await resultsPage({ name: run, runs, comparison }));
   const percent = (share: number) => percentText(share, 1, " %");
   return [
     ...summaryLines(summary),

@@ -74,6 +74,32 @@ export async function replaceFile(
   });
 }
 
+/**
+ * Looks whether a file can be written by {@link writeFile}, before the work whose outcome it will hold.
+ *
+ * @throws {UserError} if it is no file, or its folder is not there or cannot be written to
+ */
+export async function expectWritable(path: string): Promise<void> {
+  await expectFile(path);
+  const temporary = `${path}.tmp`;
+  await onDisk(path, async () => {
+    await (await open(temporary, "w")).close();
+    await rm(temporary);
+  });
+}
+
+/**
+ * Fails if something is where a file is to be written that is no file.
+ *
+ * @throws {UserError} naming it
+ */
+export async function expectFile(path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  if (found === undefined || found.isFile()) return;
+  const got = found.isDirectory() ? "a folder" : "something else";
+  throw new UserError(`writing ${path}: expected a file, got ${got}; move it away`);
+}
+
 /** Makes the renames in a folder outlast a power cut; Windows has no such call and needs none. */
 export async function flushFolder(folder: string): Promise<void> {
   const handle = await open(folder, "r").catch(() => undefined);

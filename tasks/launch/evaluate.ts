@@ -8,7 +8,9 @@ import { join } from "node:path";
 import { resolveModel } from "../checkpoints/hub.ts";
 import { loadModel, type ModelOptions } from "../checkpoints/model.ts";
 import { openFirst, prepareAdapters, type WorkerPlacement } from "../devices/open.ts";
+import { SUMMARIES } from "../evaluate/report.ts";
 import { lock } from "../files/lock.ts";
+import { expectFile } from "../files/write.ts";
 import { evaluate, type EvaluateJob } from "../evaluate.ts";
 import type { Evaluation } from "../evaluate/results.ts";
 import { completed, type DevicesOptions } from "./options.ts";
@@ -49,6 +51,7 @@ export async function evaluateOnDevices(
     otherwise: "wait until it has ended, or give another --out",
     say: (text) => void output.write(`${text}\n`),
   });
+  for (const name of SUMMARIES) await expectFile(join(job.out, name));
   // Too few devices are better known before a model is downloaded.
   const placement = await prepareAdapters({ ranks, adapter, threads });
   const run = await resolveModel(job.run),
