@@ -231,9 +231,10 @@ export function decodeFloats(dtype: Dtype, bytes: Uint8Array<ArrayBuffer>): Floa
 export function tensorBytes(shape: readonly number[], dtype: Dtype): number | undefined {
   let bytes = DTYPE_BYTES[dtype];
   for (const n of shape) {
+    if (!Number.isSafeInteger(n) || n < 0) return undefined;
     bytes *= n;
     // Every prefix must be exact: a zero at the end must not excuse what overflowed before it.
-    if (!Number.isSafeInteger(n) || n < 0 || !Number.isSafeInteger(bytes)) return undefined;
+    if (!Number.isSafeInteger(bytes)) return undefined;
   }
   return bytes;
 }

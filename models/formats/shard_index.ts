@@ -31,6 +31,9 @@ import { isRecord, parseJsonObject, shown } from "./untrusted.ts";
 export function parseShardIndex(bytes: Uint8Array, extension: string): Map<string, string> {
   const { weight_map: files } = parseJsonObject(bytes);
   if (!isRecord(files)) throw new UserError("weight_map: expected an object, got none");
+  if (Object.keys(files).length === 0) {
+    throw new UserError("weight_map: expected tensors with their files, got none");
+  }
   for (const [tensor, file] of Object.entries(files)) {
     if (typeof file === "string" && isPlainName(file) && file.endsWith(extension)) continue;
     throw new UserError(

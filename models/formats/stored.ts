@@ -24,6 +24,18 @@ export interface StoredTensor {
   readonly strides: readonly number[];
   /** The first element's first byte, counted from the start of the file. */
   readonly offset: number;
+  /** Bytes that it is a part of, and that say what it is, as far as the file has checksums of them. */
+  readonly sealed?: readonly SealedBytes[];
+}
+
+/** Bytes of a file, and the checksum with which they were written. */
+export interface SealedBytes {
+  /** The first of them, counted from the start of the file. */
+  readonly offset: number;
+  /** How many. */
+  readonly bytes: number;
+  /** Their CRC-32. */
+  readonly crc32: number;
 }
 
 /** Takes consecutive values in row-major order; `first` is the index of the first of them. */

@@ -12,7 +12,13 @@
 import { UserError } from "../../ops/graph/errors.ts";
 import { MAX_PICKLE_BYTES, type PickledTensor, unpickleStateDict } from "./pickle.ts";
 import { DTYPE_BYTES, tensorBytes } from "./safetensors.ts";
-import { type ByteSource, elementCount, rowMajorStrides, type StoredTensor } from "./stored.ts";
+import {
+  type ByteSource,
+  elementCount,
+  rowMajorStrides,
+  type SealedBytes,
+  type StoredTensor,
+} from "./stored.ts";
 import { shown } from "./untrusted.ts";
 
 /** An entry of the archive. */
@@ -23,6 +29,8 @@ interface Entry {
   size: number;
   /** Its bytes end here or earlier: the next header, or the directory. */
   limit: number;
+  /** Checksum of its bytes; 0 if the archive has none. */
+  crc32: number;
 }
 
 /** The central directory, and where it is. */
@@ -79,18 +87,25 @@ export async function readTorchZip(source: ByteSource): Promise<Map<string, Stor
     }
   }
 
+  const pickleName = `${root}/data.pkl`, pickleEntry = entries.get(pickleName)!;
+  const state = unpickleStateDict(await read(pickleName, MAX_PICKLE_BYTES));
+  const pickle = sealOf(pickleEntry, await dataOffset(source, pickleName, pickleEntry));
   const tensors = new Map<string, StoredTensor>();
   const offsets = new Map<string, number>();
-  for (
-    const [name, tensor] of unpickleStateDict(await read(`${root}/data.pkl`, MAX_PICKLE_BYTES))
-  ) {
+  for (const [name, tensor] of state) {
     const { key } = tensor.storage, entryName = `${root}/data/${key}`;
     const entry = entries.get(entryName);
     if (!entry) throw new UserError(`tensor ${shown(name)}: there is no storage ${shown(key)}`);
     if (!offsets.has(key)) offsets.set(key, await dataOffset(source, entryName, entry));
-    tensors.set(name, checkedView(name, tensor, entry.size, offsets.get(key)!));
+    const offset = offsets.get(key)!, view = checkedView(name, tensor, entry.size, offset);
+    tensors.set(name, { ...view, sealed: [...pickle, ...sealOf(entry, offset)] });
   }
   return tensors;
+}
+
+/** An entry's bytes with their checksum, if the archive has one. */
+function sealOf({ size, crc32 }: Entry, offset: number): SealedBytes[] {
+  return crc32 === 0 ? [] : [{ offset, bytes: size, crc32 }];
 }
 
 /** The view that a pickle describes, if it lies within its storage and no element comes twice. */
@@ -231,7 +246,7 @@ function parseDirectory(
 
 function parseEntry(
   bytes: Uint8Array<ArrayBuffer>,
-): { name: string; header: number; size: number } {
+): Omit<Entry, "limit"> & { name: string } {
   const view = viewOf(bytes);
   const nameEnd = DIRECTORY_SIZE + view.getUint16(28, true);
   const name = entryName(bytes.subarray(DIRECTORY_SIZE, nameEnd));
@@ -252,7 +267,7 @@ function parseEntry(
   };
   const size = number(24), stored = number(20), header = number(42);
   if (size !== stored) throw fail(`${stored} bytes stored for ${size}`);
-  return { name, header, size };
+  return { name, header, size, crc32: view.getUint32(16, true) };
 }
 
 /** The numbers of the extra field 1, which a 64-bit archive has. */

@@ -9,6 +9,7 @@
  */
 import { type FileHandle, readdir } from "node:fs/promises";
 import { extname, join } from "node:path";
+import { crc32 } from "node:zlib";
 import { type Dtype, headerSize, parseHeader } from "../../models/formats/safetensors.ts";
 import { parseShardIndex } from "../../models/formats/shard_index.ts";
 import {
@@ -16,6 +17,7 @@ import {
   elementCount,
   readFloats,
   rowMajorStrides,
+  type SealedBytes,
   type StoredTensor,
   type WritePart,
 } from "../../models/formats/stored.ts";
@@ -224,7 +226,10 @@ function weightsOf(
   };
   const readInto: Weights["readInto"] = async (name, write, { transposed = false } = {}) => {
     const tensor = locate(name), where = `${tensor.file.path}: tensor ${shown(name)}`;
-    await inFile(where, () => readFloats(tensor.file, tensor, write, transposed));
+    await inFile(where, async () => {
+      for (const sealed of tensor.sealed ?? []) await tensor.file.expectSum(sealed);
+      await readFloats(tensor.file, tensor, write, transposed);
+    });
   };
   return {
     files: files.map(({ path }) => path),
@@ -254,6 +259,8 @@ async function readSafetensors(source: ByteSource): Promise<Map<string, StoredTe
 /** A file, read where it is asked for. */
 class WeightFile implements ByteSource {
   readonly #handle: FileHandle;
+  /** Places whose checksums are right. */
+  readonly #sound = new Set<number>();
 
   private constructor(readonly path: string, readonly size: number, handle: FileHandle) {
     this.#handle = handle;
@@ -273,6 +280,22 @@ class WeightFile implements ByteSource {
       done += bytesRead;
     }
     return bytes;
+  }
+
+  /** Throws a `UserError` unless bytes are those that were written. Reads them once. */
+  async expectSum({ offset, bytes, crc32: expected }: SealedBytes): Promise<void> {
+    if (this.#sound.has(offset)) return;
+    let sum = 0;
+    for (let done = 0; done < bytes; done += PIECE) {
+      sum = crc32(await this.read(offset + done, Math.min(PIECE, bytes - done)), sum);
+    }
+    if (sum !== expected) {
+      throw new UserError(
+        "its bytes are not those that were written, by their checksum; put back a copy of the file, or load " +
+          "it with PyTorch and save it again",
+      );
+    }
+    this.#sound.add(offset);
   }
 
   async close(): Promise<void> {

@@ -2,6 +2,7 @@
  * Builders of small files in PyTorch's format, honest and hostile.
  */
 import assert from "node:assert/strict";
+import { crc32 } from "node:zlib";
 import type { ByteSource } from "../../../models/formats/stored.ts";
 import { joined, type Part } from "../../fuzz.ts";
 
@@ -96,7 +97,14 @@ export function zip(entries: readonly TestEntry[], wide = false): Uint8Array<Arr
     );
     directory = joined(
       ...[directory, "PK\x01\x02", "\0".repeat(4), little(flags, 2), little(method, 2)],
-      ...["\0".repeat(8), shownStored, shownSize, little(name.length, 2), little(extra.length, 2)],
+      ...[
+        "\0".repeat(4),
+        little(crc32(bytes), 4),
+        shownStored,
+        shownSize,
+        little(name.length, 2),
+        little(extra.length, 2),
+      ],
       ...["\0".repeat(10), shownHeader, name, extra],
     );
   }
