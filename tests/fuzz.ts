@@ -87,7 +87,7 @@ async function damage<T>(
 }
 
 /** One flip, extreme byte, cut, insertion, or span copied elsewhere. */
-function mutated(bytes: Uint8Array<ArrayBuffer>, random: Random): Uint8Array<ArrayBuffer> {
+export function mutated(bytes: Uint8Array<ArrayBuffer>, random: Random): Uint8Array<ArrayBuffer> {
   const at = random.below(bytes.length + 1), length = 1 + random.below(12);
   const before = bytes.subarray(0, at), after = bytes.subarray(at), rest = after.subarray(length);
   const noise = Uint8Array.from({ length }, () => random.below(256));
@@ -118,7 +118,7 @@ const VALUES = [
 const TOKENS = /"(?:[^"\\]|\\.)*"|[[\]{}:,]|[^[\]{}:,"]+/g;
 
 /** One value or key, chosen at random from all of a JSON text, becomes another one of it, or of `VALUES`. */
-function withOtherValue(text: string, random: Random): string {
+export function withOtherValue(text: string, random: Random): string {
   const tokens = text.match(TOKENS) ?? [];
   const starts = tokens.flatMap((token, i) => "]}:,".includes(token) ? [] : [i]);
   const valueAt = (from: number) => {

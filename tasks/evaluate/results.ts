@@ -5,8 +5,10 @@
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { isFolder, namesIn, readText } from "../files/read.ts";
+import { expectSeal, sealed } from "../files/seal.ts";
 import { exists, writeFile } from "../files/write.ts";
 import { taskName } from "../prompts/templates.ts";
 
@@ -95,7 +97,7 @@ export async function writeResult(
   taskName: string,
   result: TemplateResult,
 ): Promise<void> {
-  await writeFile(fileOf(folder, taskName), JSON.stringify(result, null, 4) + "\n");
+  await writeFile(fileOf(folder, taskName), JSON.stringify(sealed(result), null, 4) + "\n");
 }
 
 /** What a result answers. */
@@ -173,7 +175,7 @@ export async function readResult(
   taskName: string,
 ): Promise<TemplateResult | undefined> {
   const path = fileOf(folder, taskName);
-  return await exists(path) ? parseResult(readText(path), path) : undefined;
+  return await exists(path) ? parseResult(readText(path), path).result : undefined;
 }
 
 /**
@@ -188,11 +190,13 @@ export async function finished(
   taskName: string,
   identity: Partial<TemplateResult>,
 ): Promise<TemplateResult | undefined> {
-  const result = await readResult(folder, taskName);
+  const path = fileOf(folder, taskName);
+  if (!await exists(path)) return undefined;
+  const { result, isSealed } = parseResult(readText(path), path);
   const text = (fields: Partial<TemplateResult> | undefined, name: string) =>
     JSON.stringify(fields?.[name as keyof TemplateResult]);
   const same = Object.keys(identity).every((name) => text(result, name) === text(identity, name));
-  return same ? result : undefined;
+  return same && isSealed ? result : undefined;
 }
 
 /**
@@ -216,7 +220,7 @@ export async function readResults(folder: string): Promise<TemplateResult[]> {
   const names = namesIn(folder).filter((name) => name.endsWith(".json") && !name.startsWith("."));
   const paths = names.map((name) => join(folder, name));
   if (paths.length === 0) throw new UserError(`${folder}: holds no results (*.json)`);
-  return paths.map((path) => parseResult(readText(path), path));
+  return paths.map((path) => parseResult(readText(path), path).result);
 }
 
 function fileOf(folder: string, taskName: string): string {
@@ -245,14 +249,17 @@ const EXPECTED: Readonly<Record<string, [what: string, fits: (value: unknown) =>
   skipped: ["counts by reason", (value) => isObject(value) && Object.values(value!).every(isCount)],
 };
 
-function parseResult(text: string, path: string): TemplateResult {
+/** Those of others, and of older versions, have no checksum. */
+function parseResult(text: string, path: string): { result: TemplateResult; isSealed: boolean } {
   const advice = "it is no result of an evaluation, or damaged; delete it, and run again";
-  let result: TemplateResult;
+  let contents: TemplateResult & { sha256?: string };
   try {
-    result = JSON.parse(text);
+    contents = JSON.parse(text);
   } catch {
-    throw new UserError(`${path}: expected JSON, got '${text.slice(0, 60)}': ${advice}`);
+    throw new UserError(`${path}: expected JSON, got '${shown(text.slice(0, 60))}': ${advice}`);
   }
+  if (isObject(contents)) expectSeal(contents, path, "delete it, and run again");
+  const { sha256: seal, ...result } = contents ?? {};
   for (const [name, [what, fits]] of Object.entries(EXPECTED)) {
     const value: unknown = result?.[name as keyof TemplateResult];
     if (fits(value)) continue;
@@ -266,5 +273,5 @@ function parseResult(text: string, path: string): TemplateResult {
         `${result.examples}: ${advice}`,
     );
   }
-  return result;
+  return { result, isSealed: seal !== undefined };
 }

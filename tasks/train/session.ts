@@ -197,6 +197,7 @@ export class Session {
   async log(): Promise<void> {
     const state = this.#state, { since } = state;
     const sums = await this.#trainer.takeSums("train");
+    await this.#expectFolder();
     const { gradNorm, badUpdate } = scalarsOf(sums);
     this.#stopIfNotFinite(badUpdate);
     state.seconds = this.#seconds();
@@ -244,6 +245,7 @@ export class Session {
     }
     const [total] = await shareCounts(trainer, [addCounts(counts)]);
     const figures = trainer.objective.figures(await trainer.takeSums("heldout"), total);
+    await this.#expectFolder();
     await this.#records?.record({ kind: "heldout", update, ...figures, ...constants });
     this.#state.isDue = false;
     return true;
@@ -254,9 +256,9 @@ export class Session {
     const trainer = this.#trainer, { kind, adapterName } = trainer.device;
     const sums = await trainer.sums();
     this.#stopIfNotFinite(trainer.badUpdate(sums));
+    await this.#expectFolder();
     const device = { kind, adapterName }, metrics = await this.#records?.mark();
     this.#state = { ...this.#state, seconds: this.#seconds(), sums, device, metrics };
-    await this.#expectFolder();
     await saveRun(this.#run, trainer, this.#state, trainer.group, this.#marks);
     this.#saved = this.#state.update;
   }
@@ -281,9 +283,10 @@ export class Session {
   /** A folder that is gone must not come again with weights alone in it. */
   async #expectFolder(): Promise<void> {
     if (this.#trainer.group.rank > 0 || await exists(this.#run)) return;
+    const { update } = this.#state, saved = this.#saved;
     throw new UserError(
-      `${this.#run}: is not there any more: it was moved or deleted; the updates since ` +
-        `${this.#saved} are lost`,
+      `${this.#run}: is not there any more: it was moved or deleted; update ${update} cannot be ` +
+        (saved > 0 ? `saved, and what is left of ${saved} is where it was moved to` : "saved"),
     );
   }
 

@@ -109,6 +109,23 @@ Deno.test("finished: only a result of the same identity counts", () =>
     assert.equal(await finished(folder, "rte_b", {}), undefined);
   }));
 
+Deno.test("a result that was edited is refused; one without a checksum is read, and run again", () =>
+  inFolder(async (folder) => {
+    const written = result("RTE", "a", "1100", { settings: "0123" });
+    await writeResult(folder, "rte_a", written);
+    const path = join(folder, "rte_a.json"), good = await readFile(path, "utf8");
+    const edits = [["1100", "1010"], ["0.5", "0.75"], ["validation", "test"], ["0123", "0124"]];
+    for (const [from, to] of edits) {
+      await writeFile(path, good.replace(from, to));
+      const message = /rte_a\.json: was changed since it was written; delete it, and run again/;
+      await assert.rejects(readResults(folder), message);
+      await assert.rejects(finished(folder, "rte_a", { settings: "0123" }), message);
+    }
+    await writeFile(path, JSON.stringify(written));
+    assert.deepEqual(await readResults(folder), [written]);
+    assert.equal(await finished(folder, "rte_a", { settings: "0123" }), undefined);
+  }));
+
 Deno.test("files that are no results are named, with what is wrong", () =>
   inFolder(async (folder) => {
     const path = join(folder, "rte_a.json"), good = result("RTE", "a", "10");

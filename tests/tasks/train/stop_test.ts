@@ -1,8 +1,10 @@
 // A run that is stopped anywhere, between micro-batches and within an evaluation too, goes on as if nothing
 // had been.
 import assert from "node:assert/strict";
+import { existsSync, rmSync } from "node:fs";
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { UserError } from "../../../ops/graph/errors.ts";
 import { openDevice } from "../../../ops/mod.ts";
 import { exists } from "../../../tasks/files/write.ts";
 import { pretrain } from "../../../tasks/pretrain.ts";
@@ -25,11 +27,17 @@ const given = () => ({
 });
 
 /** Trains until it has been asked so many times whether to stop; says whether it was stopped. */
-async function train(run: string, resume: boolean, asked = Infinity): Promise<boolean> {
+async function train(
+  run: string,
+  resume: boolean,
+  asked = Infinity,
+  meanwhile: (asked: number) => void = () => {},
+): Promise<boolean> {
   let times = 0;
   const interrupted = {
     get aborted() {
-      return ++times > asked;
+      meanwhile(++times);
+      return times > asked;
     },
   };
   const said: string[] = [];
@@ -72,4 +80,33 @@ cpuTest("a run that is stopped at any moment and goes on is the same run", async
   }
   // Between micro-batches, and batches of the evaluations, of three updates.
   assert.ok(stops > 4, String(stops));
+});
+
+cpuTest("a run whose folder vanishes ends with what could not be kept", async () => {
+  const run = join(folder, "vanishing");
+  const isSaved = () => existsSync(join(run, "model.safetensors"));
+  const moments: [(asked: number) => boolean, RegExp][] = [
+    [(asked) => asked === 2, /: is not there any more: .*; update [12] cannot be saved$/],
+    [
+      isSaved,
+      /: is not there any more: .*; update 3 cannot be saved, and what is left of 2 is whe/,
+    ],
+  ];
+  for (const [isNow, message] of moments) {
+    const gone = train(run, false, Infinity, (asked) => {
+      if (isNow(asked)) rmSync(run, { recursive: true });
+    });
+    await assert.rejects(gone, (error) => {
+      assert.ok(error instanceof UserError, (error as Error)?.stack);
+      assert.match(error.message, message);
+      return true;
+    });
+    assert.ok(!await exists(join(run, "model.safetensors")));
+    await rm(run, { recursive: true, force: true });
+  }
+  // Of the packed corpus what is open stays readable.
+  await train(run, false, Infinity, (asked) => {
+    if (asked === 2) rmSync(join(run, "corpus"), { recursive: true });
+  });
+  assert.deepEqual(await made(run), await made(join(folder, "whole")));
 });
