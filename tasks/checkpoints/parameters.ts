@@ -62,9 +62,13 @@ export function checkpointWeights(file: string, tensors: Tensors): Weights {
 /**
  * Weights of which every number that is read is finite: what is computed with others means nothing.
  *
+ * @param advice what to do about others
  * @returns the same weights, whose reading throws a `UserError` that names the file and the tensor
  */
-export function soundWeights(weights: Weights): Weights {
+export function soundWeights(
+  weights: Weights,
+  advice = "take a sound copy, or go on with --allow-nonfinite",
+): Weights {
   const where = whereOf(weights);
   const faultOf = (name: string, values: Float32Array, first: number) => {
     // Only what is no finite number differs from itself by something else than 0.
@@ -72,8 +76,7 @@ export function soundWeights(weights: Weights): Weights {
     return at < 0 ? undefined : new UserError(
       `${where}: tensor ${shown(name)}: value ${first + at} is ${
         values[at]
-      }, expected finite numbers; ` +
-        "take a sound copy, or go on with --allow-nonfinite",
+      }, expected finite numbers; ${advice}`,
     );
   };
   return {
@@ -184,8 +187,25 @@ export async function hasOwnHead(weights: Weights): Promise<boolean> {
   if (table === undefined || !weights.tensors.has(HEAD)) return false;
   if (weights.aliases(HEAD).includes(table)) return false;
   const shape = (name: string) => weights.tensors.get(name)!.shape.join();
-  return shape(HEAD) !== shape(table) ||
+  if (shape(HEAD) !== shape(table)) return true;
+  // Tables that differ do so from the start, mostly; neither need be read whole then.
+  const [own, tokens] = [await firstPart(weights, HEAD), await firstPart(weights, table)];
+  return own.some((x, i) => !Object.is(x, tokens[i])) ||
     await firstDifference(weights, table, HEAD) !== undefined;
+}
+
+/** The first values of a tensor; no more than these are read. */
+async function firstPart(weights: Weights, name: string): Promise<Float32Array> {
+  let first: Float32Array | undefined;
+  const enough = new Error("enough");
+  const take = (part: Float32Array) => {
+    first = part.slice();
+    throw enough;
+  };
+  await weights.readInto(name, take).catch((error) => {
+    if (error !== enough) throw error;
+  });
+  return first ?? new Float32Array();
 }
 
 /** The scheme that knows most of the names; the first if there is a tie. */

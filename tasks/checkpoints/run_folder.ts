@@ -322,7 +322,7 @@ export async function restoreRun<State extends { update: number }>(
     if (weights.metadata.config !== undefined && seal === undefined) {
       throw new UserError(`${join(run, "training.json")}: has no sha256 any more; ${COPY}`);
     }
-    const file = soundWeights(checkpointWeights(weights.path, weights));
+    const file = soundWeights(checkpointWeights(weights.path, weights), COPY);
     const found = await findParameters(file, trainer.model, trainer.parts, ["reference"]);
     for (const [parameter, { name, transposed }] of found) {
       alive();

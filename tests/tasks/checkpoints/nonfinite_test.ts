@@ -6,9 +6,13 @@ import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ModelConfig } from "../../../models/config.ts";
 import { type Dtype, DTYPE_BYTES, encodeHeader } from "../../../models/formats/safetensors.ts";
+import { parameterShapes } from "../../../models/parameters.ts";
 import { Random } from "../../../ops/graph/random.ts";
 import { convertModel } from "../../../tasks/checkpoints/convert.ts";
 import { loadModel, type ModelOptions } from "../../../tasks/checkpoints/model.ts";
+import { restoreRun, saveRun } from "../../../tasks/checkpoints/run_folder.ts";
+import { seq2seqObjective } from "../../../tasks/train/objective.ts";
+import { Trainer } from "../../../tasks/train/trainer.ts";
 import { rank } from "../../../tasks/evaluate/rank.ts";
 import { generate, STRATEGIES } from "../../../tasks/generate/generate.ts";
 import { cpuTest } from "../../device.ts";
@@ -136,6 +140,27 @@ cpuTest("a run's own weights: named as in its file", async () => {
     await use(folder, { allowNonfinite: true });
   }
   assert.ok((await readFile(join(folder, "model.safetensors"))).length > 0);
+});
+
+cpuTest("a run is not resumed from weights that are no numbers", async () => {
+  const run = newFolder(), objective = seq2seqObjective(T5, 0);
+  await mkdir(run);
+  const adamw = { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weightDecay: 0, clipNorm: 1 };
+  const trainerOf = (bad: string) => {
+    const trainer = new Trainer(device(), T5, objective, adamw, 1);
+    trainer.initialize((name) => {
+      const length = parameterShapes(T5).get(name)!.reduce((a, b) => a * b, 1);
+      return new Float32Array(length).fill(name === bad ? Infinity : 0.5);
+    });
+    return trainer;
+  };
+  const trainer = trainerOf("decoder.norm.gain"), other = trainerOf("");
+  await saveRun(run, trainer, { update: 3 });
+  const message =
+    /tensor decoder\.final_layer_norm\.weight: value 0 is Infinity, expected finite numbers; put back a copy/;
+  await assert.rejects(restoreRun(run, other), { name: "UserError", message });
+  trainer.destroy();
+  other.destroy();
 });
 
 /** A model whose arithmetic leaves the range of 32 bits, though each weight is in it. */
