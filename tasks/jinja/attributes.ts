@@ -6,7 +6,7 @@
 import type { Expression } from "./ast.ts";
 import { DICT_METHODS, hasListMethod, LIST_METHODS, MUTATING } from "./container_methods.ts";
 import { Group } from "./group.ts";
-import { spendReading, spendSteps } from "./limits.ts";
+import { spend, spendReading, spendSteps } from "./limits.ts";
 import { escaped, Markup } from "./markup.ts";
 import { getItem } from "./python.ts";
 import { STRING_METHODS } from "./string_methods.ts";
@@ -142,9 +142,13 @@ export function callMethod(
     const method = STRING_METHODS.get(name);
     if (method) {
       spendReading(value);
-      return method.run(value, args, named);
+      const result = method.run(value, args, named);
+      if (typeof result === "string") spend(result.length);
+      return result;
     }
   } else if (Array.isArray(value) && hasListMethod(value, name)) {
+    // All others go through the list, or move a part of it.
+    if (name !== "append" && !(name === "pop" && args.length === 0)) spend(value.length >> 3);
     return LIST_METHODS.get(name)!.run(value, args, named);
   } else if (value instanceof Markup && STRING_METHODS.has(name)) {
     return ofMarkup(value, name, args, named);

@@ -6,6 +6,7 @@
 import { spendSteps } from "./limits.ts";
 import { type Method, method, optionalInteger } from "./method.ts";
 import { compare, equals, iterate, repr, truthy } from "./python.ts";
+import { PyDict, setKey } from "./dict.ts";
 import {
   type Dict,
   entriesOf,
@@ -15,8 +16,6 @@ import {
   Lazy,
   lookUp,
   type Named,
-  PyDict,
-  setKey,
   Tuple,
 } from "./values.ts";
 
@@ -62,7 +61,7 @@ export const DICT_METHODS: ReadonlyMap<string, Method<Dict>> = new Map<string, M
   [
     "setdefault",
     method([1, 2], (dict, [key, otherwise = null]) => {
-      if (!hasKey(dict, key)) setKey(changeable(dict), key, otherwise);
+      if (!hasKey(dict, key)) setEntry(changeable(dict), key, otherwise);
       return lookUp(dict, key);
     }),
   ],
@@ -78,7 +77,7 @@ function nothing(_: unknown): null {
 }
 
 function view(type: string, items: unknown[]): Lazy {
-  spendSteps(items.length);
+  spendSteps(3 * items.length);
   return new Lazy(type, items);
 }
 
@@ -127,6 +126,12 @@ function sort(list: List, args: readonly unknown[], named: Named): void {
 
 // --- dicts ---
 
+/** Sets a key; an entry takes more memory than an item of a list. */
+export function setEntry(dict: PyDict, key: unknown, value: unknown): void {
+  spendSteps(8);
+  setKey(dict, key, value);
+}
+
 /** Objects of a row are copied before a template may change them. */
 function changeable(dict: Dict): PyDict {
   if (dict instanceof PyDict) return dict;
@@ -135,7 +140,7 @@ function changeable(dict: Dict): PyDict {
 
 function fromKeys(keys: unknown, value: unknown): PyDict {
   const dict = new PyDict();
-  for (const key of iterate(keys)) setKey(dict, key, value);
+  for (const key of iterate(keys)) setEntry(dict, key, value);
   return dict;
 }
 
@@ -161,8 +166,8 @@ function updateDict(dict: PyDict, args: readonly unknown[], named: Named = {}): 
   if (args.length > 1) {
     throw new JinjaError("TypeError", `update expected at most 1 argument, got ${args.length}`);
   }
-  for (const [key, value] of pairsOf(args[0])) setKey(dict, key, value);
-  for (const name in named) setKey(dict, name, named[name]);
+  for (const [key, value] of pairsOf(args[0])) setEntry(dict, key, value);
+  for (const name in named) setEntry(dict, name, named[name]);
 }
 
 /** Keys and values, of a dict or of a list of pairs. */

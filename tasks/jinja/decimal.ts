@@ -9,6 +9,9 @@ import { JinjaError, PyFloat, PyObject, wholeNumber } from "./values.ts";
 /** Significant digits of what arithmetic gives, as in Python's default context. */
 const PRECISION = 28;
 
+/** Nothing is rounded to more places than this. */
+const MOST_PLACES = 1000;
+
 /**
  * `decimal.Decimal`: a whole number times a power of ten.
  *
@@ -122,6 +125,9 @@ export class PyDecimal extends PyObject {
 
   /** With as many places behind the point; halves go to the even digit. */
   toPlaces(places: number): PyDecimal {
+    if (Math.abs(places) > MOST_PLACES) {
+      throw new JinjaError("ValueError", `a decimal cannot have ${places} places`);
+    }
     if (places >= this.scale) {
       return new PyDecimal(this.digits * 10n ** BigInt(places - this.scale), places);
     }

@@ -10,20 +10,12 @@ import { FILTERS } from "./filters.ts";
 import { callMethod, callValue, getAttribute, getSubscript } from "./attributes.ts";
 import { MUTATING } from "./container_methods.ts";
 import { COMPARISONS, OPERATORS } from "./operators.ts";
-import { spend } from "./limits.ts";
+import { plainText } from "./markup.ts";
+import { spend, spendReading, spendSteps } from "./limits.ts";
 import { add, iterate, negate, slice, str, truthy } from "./python.ts";
 import type { Frame, Read, Scope } from "./scope.ts";
-import {
-  entriesOf,
-  integral,
-  isDict,
-  JinjaError,
-  type Named,
-  PyDict,
-  setKey,
-  Tuple,
-  typeName,
-} from "./values.ts";
+import { PyDict, setKey } from "./dict.ts";
+import { entriesOf, integral, isDict, JinjaError, type Named, Tuple, typeName } from "./values.ts";
 
 /** Filters and tests that make do with an undefined value. */
 const LENIENT = new Set(["default", "d"]), LENIENT_TESTS = new Set(["defined", "undefined"]);
@@ -137,6 +129,7 @@ export class Expressions {
       const pairs = node.pairs.map((pair) => pair.map((part) => this.compile(part, scope)));
       return (frame) => {
         const dict = new PyDict();
+        spendSteps(4 * pairs.length);
         for (const [key, value] of pairs) setKey(dict, key(frame), value(frame));
         return dict;
       };
@@ -227,12 +220,15 @@ export class Expressions {
     this.usesChoice ||= CHOOSING.has(name) || name === "map" && mayChoose(node.args);
     const known = FILTERS.get(name)!, { parameters, needed = 0, run } = known;
     if (!hasNamed && (!parameters || count <= parameters.length && count >= needed)) {
-      return (frame) => run(value(frame), placed(frame), frame.choose, NO_NAMED);
+      return (frame) => {
+        const item = value(frame);
+        return paid(item, run(item, placed(frame), frame.choose, NO_NAMED));
+      };
     }
     return (frame) => {
       const item = value(frame), given = placed(frame), byName = named(frame);
       const args = parameters ? inOrder(name, known, given, byName) : given;
-      return run(item, args, frame.choose, byName);
+      return paid(item, run(item, args, frame.choose, byName));
     };
   }
 
@@ -252,6 +248,14 @@ export class Expressions {
       return links.every(({ holds, value }) => holds(left, left = value(frame)));
     };
   }
+}
+
+/** Pays for reading and making texts. */
+function paid(value: unknown, result: unknown): unknown {
+  if (typeof value === "string") spendReading(value);
+  const text = plainText(result);
+  if (text !== undefined) spend(text === value ? text.length >> 2 : text.length);
+  return result;
 }
 
 /** A test with too many arguments or too few fails where it is asked. */

@@ -3,11 +3,12 @@
  *
  * @module
  */
-import { pairsOf } from "./container_methods.ts";
+import { pairsOf, setEntry } from "./container_methods.ts";
 import { spendSteps } from "./limits.ts";
 import { Cycler } from "./loop.ts";
 import { iterate, str } from "./python.ts";
 import { PyRange } from "./range.ts";
+import { PyDict } from "./dict.ts";
 import {
   Callable,
   integral,
@@ -15,8 +16,6 @@ import {
   Lazy,
   type Named,
   Namespace,
-  PyDict,
-  setKey,
   Tuple,
   typeName,
 } from "./values.ts";
@@ -40,7 +39,7 @@ function toDict([entries, ...more]: readonly unknown[], named: Named = {}): PyDi
   if (more.length > 0) throw new JinjaError("TypeError", "dict expected at most 1 argument");
   const dict = new PyDict();
   for (const [key, value] of [...pairsOf(entries), ...Object.entries(named)]) {
-    setKey(dict, key, value);
+    setEntry(dict, key, value);
   }
   return dict;
 }

@@ -8,7 +8,7 @@ import { JinjaError } from "./values.ts";
 
 /**
  * What a rendering may spend: a unit for each character that it makes, eight for an item of a list, a step
- * of a loop or a call, and one for eight characters that it reads.
+ * of a loop or a call, and one for 64 characters that it reads.
  */
 const BUDGET = 2 ** 26;
 /** What an item, a step or a call costs. */
@@ -30,7 +30,7 @@ export function spendSteps(count: number): void {
 
 /** Pays for reading a text. */
 export function spendReading(text: string): void {
-  left -= 1 + (text.length >> 3);
+  left -= 1 + (text.length >> 6);
   if (left < 0) throw tooMuch();
 }
 

@@ -5,13 +5,14 @@
  */
 import { getAttribute, getSubscript } from "./attributes.ts";
 import { checkNamed } from "./checks.ts";
-import { MUTATING } from "./container_methods.ts";
+import { MUTATING, setEntry } from "./container_methods.ts";
 import { type Filter, filter } from "./filter.ts";
 import { Group } from "./group.ts";
 import { spend, spendSteps } from "./limits.ts";
 import { Markup, plainText } from "./markup.ts";
 import { add, compare, equals, getItem, isIn, iterate, lengthOf, str, truthy } from "./python.ts";
 import { PyRange } from "./range.ts";
+import { PyDict } from "./dict.ts";
 import {
   type Choose,
   entriesOf,
@@ -20,8 +21,6 @@ import {
   JinjaError,
   Lazy,
   numeric,
-  PyDict,
-  setKey,
   Tuple,
   typeName,
 } from "./values.ts";
@@ -104,8 +103,8 @@ function extreme(value: unknown, [caseSensitive, attribute]: Args, sign: number)
 function mostFrequent(value: unknown): unknown {
   if (!truthy(value)) return null;
   const counts = new PyDict();
-  if (isDict(value)) { for (const [key, count] of entriesOf(value)) setKey(counts, key, count); }
-  else for (const item of iterate(value)) setKey(counts, item, add(counts.get(item) ?? 0, 1));
+  if (isDict(value)) { for (const [key, count] of entriesOf(value)) setEntry(counts, key, count); }
+  else for (const item of iterate(value)) setEntry(counts, item, add(counts.get(item) ?? 0, 1));
   if (counts.size === 0) return null;
   const most = [...counts.values()].reduce((a, b) => compare(a, b) < 0 ? b : a);
   return [...counts.keys()].filter((item) => equals(counts.get(item), most));
@@ -122,7 +121,7 @@ function list(value: unknown): unknown[] {
 function reverse(value: unknown): unknown {
   const text = plainText(value);
   if (text !== undefined) {
-    spend(text.length);
+    spend(4 * text.length);
     const turned = [...text].reverse().join("");
     return value instanceof Markup ? new Markup(turned) : turned;
   }
@@ -167,7 +166,7 @@ function sorted(
   backwards: boolean,
 ): unknown[] {
   const sign = backwards ? -1 : 1;
-  spendSteps(all.length);
+  spendSteps(3 * all.length);
   return Array.from(all, (item) => ({ item, key: key(item) }))
     .sort((a, b) => sign * compare(a.key, b.key))
     .map(({ item }) => item);
@@ -186,7 +185,7 @@ function unique(value: unknown, [caseSensitive, attribute]: Args): Lazy {
   const known = new PyDict();
   const kept = iterate(value).filter((item) => {
     const before = known.size;
-    setKey(known, key(item), true);
+    setEntry(known, key(item), true);
     return known.size > before;
   });
   return generator(kept);
@@ -227,7 +226,7 @@ function cut(value: unknown, [count, fill]: Args): Lazy {
   for (let i = 0, at = 0; i < columns; i++) {
     const size = least + (i < longer ? 1 : 0), column = all.slice(at, at + size);
     at += size;
-    spendSteps(1 + size);
+    spendSteps(3 + size);
     if (fill !== undefined && fill !== null && i >= longer) column.push(fill);
     out.push(column);
   }

@@ -3,9 +3,10 @@
  *
  * @module
  */
-import { spend } from "./limits.ts";
+import { spend, spendSteps } from "./limits.ts";
 import type { Frame, Read, Scope, Write } from "./scope.ts";
-import { Callable, JinjaError, type Named, PyDict, Tuple } from "./values.ts";
+import { PyDict } from "./dict.ts";
+import { Callable, JinjaError, type Named, Tuple } from "./values.ts";
 
 /** A macro, compiled. */
 export interface CompiledMacro {
@@ -43,6 +44,7 @@ function run(
   args: readonly unknown[],
   named: Named,
 ): string {
+  spendSteps(4);
   const frame = scope.frame(outer), rest = new Map(Object.entries(named));
   for (const [i, parameter] of parameters.entries()) {
     let value = i < args.length ? args[i] : undefined;

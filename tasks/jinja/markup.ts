@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { spend } from "./limits.ts";
 import { PyObject } from "./values.ts";
 
 const ESCAPES: Readonly<Record<string, string>> = {
@@ -52,6 +53,7 @@ export class Markup extends PyObject {
 
 /** A text with what HTML gives a meaning written otherwise. */
 export function escaped(text: string): string {
+  spend(text.length);
   return text.replace(/[&<>'"]/g, (character) => ESCAPES[character]);
 }
 

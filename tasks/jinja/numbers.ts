@@ -15,7 +15,7 @@ export type Operator = "+" | "-" | "*" | "/" | "//" | "%" | "**";
 const MOST_DIGITS = 4300;
 const LONGEST = 10n ** BigInt(MOST_DIGITS);
 /** Integers of more bits are not calculated with. */
-const MOST_BITS = 2 ** 22;
+const MOST_BITS = 2 ** 18;
 
 /** `a OP b` of integers. */
 export function ofIntegers(
@@ -60,6 +60,7 @@ function ofLarge(symbol: Operator, a: bigint, b: bigint): number | bigint {
     checkBits(bits(a) + bits(b));
     result = a * b;
   } else {
+    checkBits(bits(a));
     const remainder = a % notZero(b);
     const rest = remainder !== 0n && remainder < 0n !== b < 0n ? remainder + b : remainder;
     result = symbol === "%" ? rest : (a - rest) / b;
@@ -73,7 +74,7 @@ function bits(value: bigint): number {
 }
 
 function checkBits(count: number): void {
-  spend(count / 8);
+  spend(count / 2);
   if (count <= MOST_BITS) return;
   throw new JinjaError("MemoryError", `an integer of more than ${MOST_BITS} bits`);
 }
@@ -351,5 +352,5 @@ export function parseFloatText(text: string): number | undefined {
 
 const DIGITS = "\\d+(?:_\\d+)*";
 const FLOAT = new RegExp(
-  `^[+-]?(?:${DIGITS}\\.?(?:${DIGITS})?|\\.${DIGITS})(?:e[+-]?${DIGITS})?$`,
+  `^[+-]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS})(?:e[+-]?${DIGITS})?$`,
 );

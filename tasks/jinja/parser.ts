@@ -532,6 +532,7 @@ class Parser {
   #arguments(): Arguments {
     this.#expect("(");
     const placed: Expression[] = [], named: [string, Expression][] = [];
+    const names = new Set<string>();
     let spread: Expression | undefined, spreadNamed: Expression | undefined;
     const inOrder = (isRight: boolean) => {
       if (!isRight) throw syntaxError("arguments are out of order", this.#now.line);
@@ -548,7 +549,7 @@ class Parser {
       } else if (this.#now.kind === "name" && this.#is("=", 1)) {
         inOrder(!spreadNamed);
         const { text: name, line } = this.#next();
-        if (named.some(([other]) => other === name)) {
+        if (names.size === names.add(name).size) {
           throw syntaxError(`argument '${name}' is given twice`, line);
         }
         this.#next();

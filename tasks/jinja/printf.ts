@@ -43,8 +43,7 @@ export function printf(format: string, value: unknown): string {
     if (used < values.length) return values[used++];
     throw new JinjaError("TypeError", "not enough arguments for format string");
   };
-  const text = format.replace(DIRECTIVE, (...match: string[]) => {
-    const [, name, flags, width, point, kind] = match;
+  const fill = ([, name, flags, width, point, kind]: readonly string[]) => {
     if (kind === "%") return "%";
     if (kind === "") throw new JinjaError("ValueError", "incomplete format");
     if (name !== undefined) byName = true;
@@ -54,7 +53,16 @@ export function printf(format: string, value: unknown): string {
     spend(Math.abs(size) + (digits || 0));
     const shown = directive(kind, item, digits === "" ? undefined : digits, flags);
     return pad(shown, Math.abs(size), size < 0 ? flags + "-" : flags, kind);
-  });
+  };
+  let text = "", at = 0;
+  // One after the other: the first that is wrong ends it.
+  for (const match of format.matchAll(DIRECTIVE)) {
+    const part = format.slice(at, match.index) + fill(match);
+    spend(part.length);
+    text += part;
+    at = match.index + match[0].length;
+  }
+  text += format.slice(at);
   if (used < values.length && !byName && !hasItems(value)) {
     throw new JinjaError("TypeError", "not all arguments converted during string formatting");
   }

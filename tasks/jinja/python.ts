@@ -10,9 +10,9 @@ import { escaped, Markup, plainText } from "./markup.ts";
 import { PyDuration, PyMoment } from "./moments.ts";
 import { floatOf, floatText, integerText, ofFloats, ofIntegers, type Operator } from "./numbers.ts";
 import { PyRange } from "./range.ts";
-import { characterAt, countPoints, slicePoints } from "./text.ts";
+import { characterAt, countPoints, isPlain, slicePoints } from "./text.ts";
+import { checkHashable } from "./dict.ts";
 import {
-  checkHashable,
   type Dict,
   entriesOf,
   hasKey,
@@ -135,7 +135,11 @@ export function truthy(value: unknown): boolean {
 
 /** `a == b`: `1`, `1.0` and `True` are equal, `1` and `"1"` are not, nor a list and a tuple. */
 export function equals(a: unknown, b: unknown): boolean {
-  if (typeof a === "string" && typeof b === "string") return a === b;
+  if (typeof a === "string" && typeof b === "string") {
+    if (a.length !== b.length) return false;
+    if (a.length > 64) spendReading(a);
+    return a === b;
+  }
   const x = numeric(a), y = numeric(b);
   if (x !== undefined && y !== undefined) return x == y; // An integer of any size and a float, too.
   if (a === b) return true;
@@ -167,7 +171,7 @@ function equalDicts(a: Dict, b: Dict): boolean {
  * @throws {JinjaError} if Python does not compare the two
  */
 export function compare(a: unknown, b: unknown, symbol = "<"): number {
-  spend(1);
+  spend(2);
   const x = numeric(a), y = numeric(b);
   if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : x == y ? 0 : NaN;
   const s = plainText(a), t = plainText(b);
@@ -249,7 +253,7 @@ export function lengthOf(value: unknown): number | bigint {
   if (value === undefined) return 0;
   const text = plainText(value);
   if (text !== undefined) {
-    spendReading(text);
+    spend(isPlain(text) ? text.length >> 6 : text.length >> 2);
     return countPoints(text);
   }
   if (value instanceof PyBytes) return value.value.length;
@@ -271,7 +275,7 @@ export function getItem(value: unknown, key: unknown): unknown {
   if (value instanceof PyBytes) return value.value.at(at < -value.value.length ? Infinity : at);
   const text = plainText(value);
   if (text === undefined) return undefined;
-  spendReading(text);
+  if (!isPlain(text)) spend(text.length >> 2);
   const character = characterAt(text, at);
   return value instanceof Markup && character !== undefined ? new Markup(character) : character;
 }
@@ -285,8 +289,11 @@ export function slice(
 ): unknown {
   if (step === 0) throw new JinjaError("ValueError", "slice step cannot be zero");
   if (typeof value === "string") {
-    spend(value.length);
-    if (step === 1) return slicePoints(value, start, stop);
+    if (step === 1) {
+      if (!isPlain(value)) spend(value.length >> 2);
+      return slicePoints(value, start, stop);
+    }
+    spendSteps(value.length);
     return stepThrough([...value], start, stop, step).join("");
   }
   if (value instanceof Markup) return new Markup(slice(value.value, start, stop, step) as string);

@@ -36,11 +36,13 @@ export class Names {
   /** Those that are somewhere read in a way that copes without them. */
   readonly optional: Set<string> = new Set();
   readonly #set = new Set<string>();
+  readonly #places = new Map<string, number>();
 
   /** The place of a name, which it gets when it first comes up. */
   place(name: string): number {
-    const known = this.all.indexOf(name);
-    return known < 0 ? this.all.push(name) - 1 : known;
+    const place = this.#places.get(name) ?? this.all.push(name) - 1;
+    this.#places.set(name, place);
+    return place;
   }
 
   /** Notes that the template reads a name from outside. */

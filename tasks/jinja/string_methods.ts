@@ -5,7 +5,7 @@
  */
 import { PyBytes } from "./bytes.ts";
 import { formatText } from "./format.ts";
-import { spend, spendSteps } from "./limits.ts";
+import { spend } from "./limits.ts";
 import { plainText } from "./markup.ts";
 import { type Method, method, optionalInteger } from "./method.ts";
 import { iterate } from "./python.ts";
@@ -147,7 +147,14 @@ function encode(text: string, [encoding = "utf-8"]: Args): PyBytes {
 function count(text: string, [part, start, end]: Args): number {
   const wanted = textOf(part), place = within(text, start, end);
   if (!place) return 0;
-  return wanted === "" ? countPoints(place[0]) + 1 : place[0].split(wanted).length - 1;
+  if (wanted === "") return countPoints(place[0]) + 1;
+  spend(text.length >> 3);
+  let count = 0;
+  for (let at = place[0].indexOf(wanted); at >= 0; count++) {
+    at = place[0].indexOf(wanted, at + wanted.length);
+  }
+  spend(count);
+  return count;
 }
 
 function findIn(text: string, [part, start, end]: Args, last = false): number {
@@ -211,9 +218,8 @@ function joinTexts(separator: string, items: readonly unknown[]): string {
 function splitText(text: string, [separator, limit]: Args, cut: typeof split): string[] {
   const at = optional(separator);
   if (at === "") throw new JinjaError("ValueError", "empty separator");
-  const parts = cut(text, at, optionalInteger(limit));
-  spendSteps(parts.length);
-  return parts;
+  spend(2 * text.length);
+  return cut(text, at, optionalInteger(limit));
 }
 
 function partitioned(text: string, [separator]: Args, fromEnd: boolean): string[] {

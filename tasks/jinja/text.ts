@@ -44,6 +44,7 @@ export function stripStart(text: string, characters?: string): string {
   let start = 0;
   if (characters === undefined) {
     while (start < text.length && isSpace(text.charCodeAt(start))) start++;
+    spend(start >> 1);
     return text.slice(start);
   }
   const set = new Set(characters);
@@ -56,6 +57,7 @@ export function stripEnd(text: string, characters?: string): string {
   let end = text.length;
   if (characters === undefined) {
     while (end > 0 && isSpace(text.charCodeAt(end - 1))) end--;
+    spend((text.length - end) >> 1);
     return text.slice(0, end);
   }
   const set = new Set(characters);
@@ -95,7 +97,7 @@ export function replace(text: string, old: string, by: string, limit = -1): stri
     }
     return text.replaceAll(old, () => by);
   }
-  spend(text.length * (1 + (old === "" ? by.length : 0)));
+  spend(text.length * (4 + (old === "" ? by.length : 0)));
   const parts = old === "" ? ["", ...text, ""] : text.split(old);
   const cuts = limit < 0 ? parts.length - 1 : Math.min(limit, parts.length - 1);
   return parts.slice(0, cuts + 1).join(by) +
@@ -104,6 +106,7 @@ export function replace(text: string, old: string, by: string, limit = -1): stri
 
 /** `len`: how many code points. */
 export function countPoints(text: string): number {
+  if (isPlain(text)) return text.length;
   let count = text.length;
   for (let i = 0; i < text.length; i++) {
     if (isPair(text, i)) i++, count--;
@@ -111,14 +114,29 @@ export function countPoints(text: string): number {
   return count;
 }
 
+let lastText = "", lastIsPlain = true;
+
+/** Whether code points are units: loops ask it of the same text again and again. */
+export function isPlain(text: string): boolean {
+  if (text === lastText) return lastIsPlain;
+  const isPlain = !/[\ud800-\udbff][\udc00-\udfff]/.test(text);
+  if (text.length > 64) {
+    lastText = text;
+    lastIsPlain = isPlain;
+  }
+  return isPlain;
+}
+
 /** The code point at an index, which may be negative; `undefined` beyond the ends. */
 export function characterAt(text: string, index: number): string | undefined {
+  if (isPlain(text)) return text[index < 0 ? index + text.length : index];
   const at = index < 0 ? fromEnd(text, -index) : fromStart(text, index);
   return at < 0 || at >= text.length ? undefined : pointAt(text, at);
 }
 
 /** `text[start:stop]`, as Python counts and clips. */
 export function slicePoints(text: string, start?: number, stop?: number): string {
+  if (isPlain(text)) return text.slice(start, stop);
   const unit = (index: number) =>
     index < 0 ? Math.max(0, fromEnd(text, -index)) : fromStart(text, index);
   return text.slice(
@@ -162,6 +180,7 @@ export function capitalize(text: string): string {
 
 /** `str.title`: a new word begins after everything that has no case, so `it's` becomes `It'S`. */
 export function titleWords(text: string): string {
+  spend(2 * text.length);
   // This letter alone changes its length, so that the places below would not agree.
   if (text.includes("İ")) return text.replace(/\p{Cased}+/gu, capitalize);
   return text.toLowerCase().replace(/\p{Cased}+/gu, (word, at: number) => {
@@ -243,6 +262,7 @@ const LINE_ENDS = new RegExp(`\\r\\n|[${LINE_END}]`, "g");
 
 /** `str.splitlines`. */
 export function splitLines(text: string, keepEnds = false): string[] {
+  spend(2 * text.length);
   const lines: string[] = [];
   let start = 0;
   for (const { 0: end, index } of text.matchAll(LINE_ENDS)) {
@@ -265,10 +285,10 @@ export function splitFromEnd(text: string, separator?: string, limit = -1): stri
   for (; rest !== "" && parts.length < limit; rest = stripEnd(rest)) {
     let start = rest.length;
     while (start > 0 && !isSpace(rest.charCodeAt(start - 1))) start--;
-    parts.unshift(rest.slice(start));
+    parts.push(rest.slice(start));
     rest = rest.slice(0, start);
   }
-  return rest === "" ? parts : [rest, ...parts];
+  return (rest === "" ? parts : [...parts, rest]).reverse();
 }
 
 /** `str.partition`, or from the end `str.rpartition`. */
@@ -323,6 +343,7 @@ export function expandTabs(text: string, size: number): string {
 
 /** `str.swapcase`. */
 export function swapCase(text: string): string {
+  spend(4 * text.length);
   return text.replace(/\p{Cased}+/gu, (run, at: number) => {
     return [...run].map((letter, i) => {
       if (!/\p{Lu}/u.test(letter)) return letter.toUpperCase();
@@ -353,11 +374,15 @@ const KINDS: Readonly<Record<string, RegExp>> = {
 
 /** Python's questions about all characters of a text, by the names of their methods. */
 export const CHARACTER_KINDS: ReadonlyMap<string, (text: string) => boolean> = new Map(
-  Object.entries(KINDS).map(([name, pattern]) => [name, (text: string) => pattern.test(text)]),
+  Object.entries(KINDS).map(([name, pattern]) => [name, (text: string) => {
+    spend(text.length >> 3);
+    return pattern.test(text);
+  }]),
 );
 
 /** `str.islower` or `str.isupper`: some letter has that case, and none another. */
 export function isInCase(text: string, upper: boolean): boolean {
+  spend(text.length >> 3);
   const other = upper ? /[\p{Ll}\p{Lt}]/u : /[\p{Lu}\p{Lt}]/u;
   const own = upper ? /\p{Uppercase}/u : /\p{Lowercase}/u;
   return own.test(text) && !other.test(text);
@@ -365,6 +390,7 @@ export function isInCase(text: string, upper: boolean): boolean {
 
 /** `str.istitle`: capitals follow what has no case, small letters follow letters. */
 export function isTitle(text: string): boolean {
+  spend(text.length);
   let afterLetter = false, found = false;
   for (const character of text) {
     const isCapital = /[\p{Lu}\p{Lt}]/u.test(character);

@@ -6,7 +6,7 @@
 import { PyBytes } from "./bytes.ts";
 import { type Filter, filter } from "./filter.ts";
 import { jsonText } from "./json.ts";
-import { spend } from "./limits.ts";
+import { spend, spendSteps } from "./limits.ts";
 import { escaped, Markup, plainText } from "./markup.ts";
 import { optionalInteger } from "./method.ts";
 import { printf } from "./printf.ts";
@@ -23,16 +23,8 @@ import {
   titleAtSpaces,
   truncate,
 } from "./text.ts";
-import {
-  entriesOf,
-  isDict,
-  JinjaError,
-  type Named,
-  numeric,
-  PyDict,
-  Tuple,
-  typeName,
-} from "./values.ts";
+import { PyDict } from "./dict.ts";
+import { entriesOf, isDict, JinjaError, type Named, numeric, Tuple, typeName } from "./values.ts";
 import { wrapped } from "./wrap.ts";
 
 type Args = readonly unknown[];
@@ -58,7 +50,7 @@ export const TEXT_FILTERS: readonly (readonly [string, Filter])[] = [
   ["truncate", filter(["length", "killwords", "end", "leeway"], truncated)],
   ["upper", soft([], (text) => text.toUpperCase())],
   ["urlencode", filter([], urlEncode)],
-  ["wordcount", filter([], (value) => str(value).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
+  ["wordcount", filter([], (value) => wordCount(str(value)))],
   ["wordwrap", filter(["width", "break_long_words", "wrapstring", "break_on_hyphens"], wordWrap)],
   ["xmlattr", filter(["autospace"], xmlAttributes)],
 ];
@@ -76,6 +68,13 @@ function marked(
     const text = run(value, args);
     return value instanceof Markup ? new Markup(text) : text;
   });
+}
+
+function wordCount(text: string): number {
+  spend(text.length);
+  let count = 0;
+  for (const _ of text.matchAll(/[\p{L}\p{N}_]+/gu)) count++;
+  return count;
 }
 
 function escape(value: unknown): Markup {
@@ -176,6 +175,7 @@ function prettyRepr(value: unknown): string {
 }
 
 function withSortedKeys(value: unknown): unknown {
+  spendSteps(4);
   if (value instanceof Tuple || Array.isArray(value)) return value.map(withSortedKeys);
   if (!isDict(value)) return value;
   const entries = entriesOf(value).sort(([a], [b]) => compare(a, b));

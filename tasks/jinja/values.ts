@@ -7,7 +7,7 @@
  * | `int`                  | a whole number, beyond ±(2⁵³ − 1) a `bigint`               |
  * | `float`                | a number that is not whole, or a {@link PyFloat}           |
  * | `list`, `tuple`        | an array, a {@link Tuple}                                  |
- * | `dict`                 | an object or `Map` with texts as keys, or a {@link PyDict} |
+ * | `dict`                 | an object or `Map` with texts as keys, or a {@link ./dict.ts} |
  * | `date`, `Decimal`, ... | a {@link PyObject} of `moments.ts`, `decimal.ts`, `bytes.ts` |
  * | Jinja's `Undefined`    | `undefined`                                                |
  *
@@ -56,10 +56,21 @@ export class JinjaError extends Error {
 
   /** An error of a kind, with Python's message or a clearer one. */
   constructor(kind: ErrorKind, message: string, line?: number) {
-    super(message);
+    super(inOneLine(message));
     this.kind = kind;
     this.line = line;
   }
+}
+
+const LONGEST_MESSAGE = 500;
+
+/** Messages quote templates and rows, which may hold anything. */
+function inOneLine(message: string): string {
+  const cut = message.length > LONGEST_MESSAGE ? message.slice(0, LONGEST_MESSAGE) + "…" : message;
+  return cut.replace(/\p{Cc}/gu, (character) => {
+    if (character === "\n") return "\\n";
+    return "\\x" + character.charCodeAt(0).toString(16).padStart(2, "0");
+  });
 }
 
 /** Picks one of `n` things: returns an index from 0 to `n - 1`. */
@@ -214,79 +225,6 @@ export class Callable extends PyObject {
 /** Any form of a `dict`. */
 export type Dict = Readonly<Record<string, unknown>> | Map<unknown, unknown>;
 
-/** A `dict` that a template makes or may change: 1, 1.0 and `True` are one key. */
-export class PyDict extends Map<unknown, unknown> {
-  /** What a key that is no text is known as, by what it has in common with its equals. */
-  readonly #known = new Map<unknown, unknown>();
-
-  /** A dict with these keys and values. */
-  static of(entries: Iterable<readonly [unknown, unknown]>): PyDict {
-    const dict = new PyDict();
-    for (const [key, value] of entries) dict.set(key, value);
-    return dict;
-  }
-
-  /** The key that equals one, if there is any. */
-  #same(key: unknown): unknown {
-    if (typeof key === "string") return key;
-    const hash = hashOf(key);
-    return this.#known.has(hash) ? this.#known.get(hash) : key;
-  }
-
-  /** The value of a key. */
-  override get(key: unknown): unknown {
-    return super.get(this.#same(key));
-  }
-
-  /** Whether it has a key. */
-  override has(key: unknown): boolean {
-    return super.has(this.#same(key));
-  }
-
-  /** Sets a key, which stays as it was first written. */
-  override set(key: unknown, value: unknown): this {
-    if (typeof key === "string") return super.set(key, value);
-    const hash = hashOf(key);
-    if (!this.#known.has(hash)) this.#known.set(hash, key);
-    return super.set(this.#known.get(hash), value);
-  }
-
-  /** Forgets a key. */
-  override delete(key: unknown): boolean {
-    if (typeof key === "string") return super.delete(key);
-    const same = this.#same(key);
-    this.#known.delete(hashOf(key));
-    return super.delete(same);
-  }
-
-  /** Forgets all keys. */
-  override clear(): void {
-    this.#known.clear();
-    super.clear();
-  }
-}
-
-/** What equal keys have in common, and no others. Lists and dicts have nothing of the kind. */
-function hashOf(key: unknown): unknown {
-  if (key instanceof Tuple) return `(${key.map(hashText).join()})`;
-  const number = numeric(key);
-  // Beyond 2⁵³ integers are bigints; so are the floats that equal them.
-  if (number !== undefined) return wholeNumber(number) ?? number;
-  return key instanceof PyObject ? key.hash : key;
-}
-
-/** No two texts of different keys are the same, whatever the strings in them. */
-function hashText(key: unknown): string {
-  const hash = typeof key === "string" ? key : hashOf(key);
-  if (key instanceof Tuple) return hash as string;
-  if (typeof hash !== "object" || hash === null) return JSON.stringify(`${typeof hash} ${hash}`);
-  identities.set(hash, identities.get(hash) ?? ++identityCount);
-  return `#${identities.get(hash)}`;
-}
-
-const identities = new WeakMap<object, number>();
-let identityCount = 0;
-
 /** Whether a value is a `dict`. */
 export function isDict(value: unknown): value is Dict {
   return typeof value === "object" && value !== null && !Array.isArray(value) &&
@@ -348,20 +286,6 @@ export function lookUp(dict: Dict, key: unknown): unknown {
 export function hasKey(dict: Dict, key: unknown): boolean {
   if (dict instanceof Map) return dict.has(key);
   return typeof key === "string" && Object.hasOwn(dict, key);
-}
-
-/** Sets a key of a dict. */
-export function setKey(dict: PyDict, key: unknown, value: unknown): void {
-  checkHashable(key);
-  dict.set(key, value);
-}
-
-/** Lists and dicts are no keys. */
-export function checkHashable(key: unknown): void {
-  if (key instanceof Tuple) key.forEach(checkHashable);
-  else if (Array.isArray(key) || isDict(key)) {
-    throw new JinjaError("TypeError", `unhashable type: '${typeName(key)}'`);
-  }
 }
 
 /** Keys and values of a dict, in order. */
