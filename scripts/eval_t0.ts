@@ -11,6 +11,7 @@ import { resultsOf, writeEvaluation } from "../tasks/evaluate/report.ts";
 import { help } from "../tasks/command/help.ts";
 import { finetunedRun, shortName } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
+import { INPUT_FLAGS } from "../tasks/config/inputs.ts";
 import { defaults, describe, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { DEVICE_OPTIONS, parseDevices } from "../tasks/config/device_flags.ts";
 import { evaluateOnDevices } from "../tasks/launch/evaluate.ts";
@@ -22,6 +23,7 @@ const OPTIONS = describe({
     help: "The run to evaluate. Of a pretrained run that was finetuned, the finetuning run inside.",
   },
   ...MODEL_FLAGS,
+  ...INPUT_FLAGS,
   pretrained: {
     type: "boolean",
     default: false,
@@ -109,7 +111,9 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = { ...defaults(OPTIONS), ...parseFlags(OPTIONS, Deno.args) };
   checkModelFlags(flags);
-  const { adapter, threads, relativeMaxDistance, allowNonfinite, timeout } = flags;
+  const { adapter, threads, timeout } = flags;
+  const { inputEndToken, relativeMaxDistance, allowNonfinite } = flags;
+  const reading = { inputEndToken, relativeMaxDistance, allowNonfinite };
   const devices = parseDevices(flags.devices);
   if ((flags.data === undefined) !== (flags.templates === undefined)) {
     throw new UserError("--data and --templates go together: rows and their templates");
@@ -137,7 +141,7 @@ await main(async () => {
     limit,
     batches,
   };
-  const evaluation = await evaluateOnDevices({ ...job, relativeMaxDistance, allowNonfinite }, {
+  const evaluation = await evaluateOnDevices({ ...job, ...reading }, {
     devices,
     adapter,
     threads,

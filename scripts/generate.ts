@@ -17,6 +17,7 @@ import { help } from "../tasks/command/help.ts";
 import { finetunedRun, loadModel } from "../tasks/checkpoints/model.ts";
 import { checkModelFlags, MODEL_FLAGS } from "../tasks/config/model_flags.ts";
 import { printableText } from "../tasks/command/printable.ts";
+import { INPUT_FLAGS } from "../tasks/config/inputs.ts";
 import { describe, flagName, parseFlags, wantsHelp } from "../tasks/command/options.ts";
 import { ADAPTER_OPTIONS } from "../tasks/config/device_flags.ts";
 import { openAlone } from "../tasks/devices/open.ts";
@@ -37,6 +38,7 @@ const OPTIONS = describe({
       "The run whose model answers. Of a pretrained run that was finetuned, the finetuning run inside.",
   },
   ...MODEL_FLAGS,
+  ...INPUT_FLAGS,
   pretrained: {
     type: "boolean",
     default: false,
@@ -134,7 +136,8 @@ await main(async () => {
   if (wantsHelp(Deno.args)) return console.log(help(OPTIONS, PAGE));
   const flags = parseFlags(OPTIONS, Deno.args);
   checkModelFlags(flags);
-  const { run, model: named, relativeMaxDistance, allowNonfinite, ...rest } = flags;
+  const { run, model: named, inputEndToken, relativeMaxDistance, allowNonfinite, ...rest } = flags;
+  const reading = { inputEndToken, relativeMaxDistance, allowNonfinite };
   const { pretrained = false, words, ...others } = rest;
   const { adapter, threads, ...options } = others;
   for (const [flag, strategy] of Object.entries(BELONGS_TO)) {
@@ -144,7 +147,7 @@ await main(async () => {
   }
   const chosen = run === undefined ? named! : await finetunedRun(run, pretrained);
   const device = await openAlone({ adapter, threads });
-  const model = await loadModel(device, chosen, { relativeMaxDistance, allowNonfinite });
+  const model = await loadModel(device, chosen, reading);
   // A file gets the text as it is; a terminal would act on an escape sequence.
   const shown = Deno.stdout.isTerminal() ? printableText : String;
   const answer = async (prompt: string) => {

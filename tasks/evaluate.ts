@@ -233,7 +233,7 @@ function settingsOf(
   rows: readonly NumberedRow[],
   model: string,
 ): string {
-  const { maxSource, maxTarget } = job.model;
+  const { maxSource, maxTarget, inputs } = job.model;
   const parts = [
     model,
     maxSource,
@@ -243,6 +243,7 @@ function settingsOf(
     task.split,
     jinja,
     answerChoices,
+    ...(inputs && !(inputs.endToken && inputs.singleSpaces) ? [inputs] : []),
   ];
   const digest = createHash("sha256").update(JSON.stringify(parts));
   for (const { row } of rows) digest.update(rowText(row));
@@ -289,6 +290,7 @@ function resultOf(
     template_name: template.name,
     evaluation: { accuracy: examples === 0 ? 0 : right / examples },
     model_name_or_path: model.name,
+    input_end_token: model.inputs?.endToken ?? true,
     split: task.split,
     column: task.column,
     task: task.task,

@@ -293,11 +293,12 @@ async function savedRun(job: FinetuneJob, take: Take): Promise<Begun> {
   const { kind, from, preset, source, model: _, datasets, ...settings } = contents;
   const saved = validate(FINETUNE_CONFIG, settings, join(run, "config.json"));
   // Rows and templates are compared by their contents: they may lie elsewhere now.
-  const { data = saved.data, templates = saved.templates, ...others } = given;
+  const { data = saved.data, templates = saved.templates, inputEndToken, ...others } = given;
   const mixture = given.mixture?.map(fileOrName);
   expectSame(run, { ...saved, mixture: saved.mixture?.map(fileOrName) }, {
     ...others,
     ...(mixture && { mixture }),
+    ...(inputEndToken !== undefined && inputEndToken !== "auto" && { inputEndToken }),
   });
   await take(run);
   await expectCheckpoint(run);

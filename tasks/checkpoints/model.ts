@@ -40,6 +40,7 @@ import {
 } from "./parameters.ts";
 import { defaults, validate } from "../command/options.ts";
 import type { FinetunedModel } from "../config/finetune.ts";
+import { INPUT_FLAGS, type InputEndToken, type InputRule, inputRule } from "../config/inputs.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
 import { expectMarks } from "./own_files.ts";
 import { readConfig, savedConfig } from "./run_folder.ts";
@@ -70,6 +71,13 @@ export interface LoadedModel {
   trainedOn: readonly string[];
   /** Whether scores and answers may come of numbers that are not finite; else they are refused. */
   allowNonfinite?: boolean;
+  /** How its inputs are made of text; with an end token, and white space as its tokenizer wants it, if absent. */
+  inputs?: {
+    /** Whether inputs end with `</s>`. */
+    endToken: boolean;
+    /** Whether every run of white space is made one space before the tokenizer sees it. */
+    singleSpaces: boolean;
+  };
   /** Frees the weights; the device stays open, unless `loadModel` has opened it. */
   destroy(): void;
 }
@@ -89,6 +97,8 @@ export interface ModelOptions {
    * that are no runs. The released METRO-T0 large++ says 128 and may have been trained with 256.
    */
   relativeMaxDistance?: number;
+  /** Whether inputs end with `</s>`; as the model's family has it, or a finetuned run was trained, if absent. */
+  inputEndToken?: "auto" | "yes" | "no";
   /** Take weights that are not all finite numbers, and what is computed with them; refused unless given. */
   allowNonfinite?: boolean;
 }
@@ -109,6 +119,8 @@ export interface RunModel {
   finetuned?: FinetunedModel;
   /** Whether it is no run, but a model as those on the Hub are. */
   released: boolean;
+  /** How its inputs are made of text. */
+  inputs: InputRule;
   /** Whether its weights need not be finite numbers. */
   allowNonfinite?: boolean;
 }
@@ -144,7 +156,8 @@ export async function readRunModel(run: string): Promise<RunModel> {
   const config = modelConfig(settings, tokenizer.rows, tokenizer.sentinels);
   checkedConfig(path, config);
   const { preset, source } = settings;
-  return { folder: run, preset, source, released: false, config, tokenizer };
+  const inputs = inputRule({ config, tokenizer, released: false });
+  return { folder: run, preset, source, released: false, config, tokenizer, inputs };
 }
 
 /** Fails unless config and tokenizer are those that the weights were saved with. */
@@ -175,6 +188,9 @@ function finetunedModel(
   for (const length of ["sourceLength", "targetLength"]) {
     expect(length, "a number of tokens", (x) => Number.isSafeInteger(x) && x as number > 0);
   }
+  expect("inputEndToken", "yes or no", (x) => {
+    return x === undefined || INPUT_FLAGS.inputEndToken.choices.includes(x as InputEndToken);
+  });
   expect("datasets", "a list of names", (x) => {
     return Array.isArray(x) && x.every((name) => typeof name === "string");
   });
@@ -195,6 +211,7 @@ function finetunedModel(
     preset: finetuned.preset,
     source: finetuned.source,
     released: false,
+    inputs: inputRule({ config, tokenizer, released: false, finetuned }),
     config,
     tokenizer,
     finetuned,
@@ -256,6 +273,7 @@ async function readReleased(
     preset: nearestPreset(config),
     source: "release",
     released: true,
+    inputs: inputRule({ config, tokenizer, released: true }),
   };
 }
 
@@ -485,6 +503,7 @@ async function loadOnto(
     maxSource: Math.min(finetuned?.sourceLength ?? 512, positions),
     maxTarget: Math.min(finetuned?.targetLength ?? 256, positions),
     name: source,
+    inputs: inputRule(model, options?.inputEndToken),
     trainedOn: finetuned?.datasets ?? [],
     allowNonfinite: options?.allowNonfinite,
     destroy: () => parameters.destroy(),

@@ -9,6 +9,7 @@ import { type ModelConfig, type OptimisationConfig, preset } from "../../models/
 import { UserError } from "../../ops/graph/errors.ts";
 import { defaults, describe, flagName, type Option } from "../command/options.ts";
 import { TRAIN_DEVICE_OPTIONS } from "./device_flags.ts";
+import { INPUT_FLAGS, type InputEndToken, type InputRule } from "./inputs.ts";
 import { MODEL_FLAGS } from "./model_flags.ts";
 import { PRETRAIN_CONFIG, type PretrainConfig } from "./pretrain.ts";
 
@@ -66,6 +67,7 @@ export const FINETUNE_CONFIG = describe(
       help: "Count and list unusable rows instead of stopping at the first.",
       group: DATA,
     },
+    ...INPUT_FLAGS,
     sourceLength: count("Longest prompt, in tokens; longer ones lose their end.", DATA, 8),
     targetLength: count("Longest target, in tokens.", DATA, 2),
     sourceShapes: {
@@ -148,6 +150,8 @@ export interface FinetunedModel {
   sourceLength: number;
   /** Longest target. */
   targetLength: number;
+  /** Whether its inputs end with `</s>`; those of older versions, which do not say, do. */
+  inputEndToken?: InputEndToken;
   /** Datasets of the mixture. */
   datasets: readonly string[];
 }
@@ -156,6 +160,8 @@ export interface FinetunedModel {
 export interface StartingModel extends Pick<PretrainConfig, "preset" | "source"> {
   /** Sizes and parts. */
   config: ModelConfig;
+  /** How its inputs are made, where it is known. */
+  inputs?: InputRule;
 }
 
 /** What the user can set about a finetuning run. */
@@ -173,6 +179,8 @@ export interface FinetuneSettings
   allowMissing: boolean;
   /** Count unusable rows instead of stopping. */
   skipBad: boolean;
+  /** Whether inputs end with `</s>`. */
+  inputEndToken: "auto" | "yes" | "no";
   /** Longest source, in tokens. */
   sourceLength: number;
   /** Longest target, in tokens. */
@@ -206,6 +214,8 @@ export type GivenFinetune = Partial<FinetuneSettings>;
 
 /** Everything that a finetuning run's `config.json` holds. */
 export interface FinetuneConfig extends FinetuneSettings, FinetunedModel {
+  /** Whether inputs end with `</s>`. */
+  inputEndToken: InputEndToken;
   /** Longest source, in tokens. */
   sourceLength: number;
   /** Longest target, in tokens. */
@@ -245,7 +255,8 @@ export interface FinetuneBase {
  * @throws {UserError} if the settings contradict each other or the model
  */
 export function resolveFinetune(given: GivenFinetune, base: FinetuneBase): FinetuneConfig {
-  const { preset: name, source, config } = base.model;
+  const { preset: name, source, config, inputs } = base.model;
+  const { inputEndToken: wanted = "auto" } = given;
   const { batchSequences, sequenceLength, ...recipe } = preset(name, source).finetuning;
   const dropout = given.dropout ?? config.dropout;
   const model: ModelConfig = { ...config, dropout };
@@ -264,6 +275,8 @@ export function resolveFinetune(given: GivenFinetune, base: FinetuneBase): Finet
       warmupUpdates: Math.min(recipe.warmupUpdates, Math.floor(given.updates / 10)),
     }),
     ...given,
+    // What the model's family does is remembered as what it is.
+    inputEndToken: wanted !== "auto" || !inputs ? wanted : inputs.endToken ? "yes" : "no",
     dropout,
     kind: "finetune",
     from: base.from,

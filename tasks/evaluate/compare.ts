@@ -147,9 +147,26 @@ export function compareRuns(
     label: averageLabel(shared, order.filter((column) => !shared.includes(column))),
     notes: [
       `95% intervals: paired bootstrap over examples, ${count(resamples)} resamples, seed ${seed}.`,
+      ...inputNotes(runs),
       ...notes,
     ],
   };
+}
+
+/** Says it where runs were asked in different ways: inputs with an end token, and inputs without. */
+function inputNotes(runs: readonly NamedResults[]): string[] {
+  const names = (ended: boolean) =>
+    runs.filter(({ results }) => {
+      return results.some(({ input_end_token = true }) => input_end_token === ended);
+    }).map(({ name }) => name);
+  const ended = names(true), open = names(false);
+  if (ended.length === 0 || open.length === 0) return [];
+  return [
+    `Inputs ended with </s> in ${list(ended)}, and did not in ${
+      list(open)
+    }: part of the difference ` +
+    "may come from that (--input-end-token).",
+  ];
 }
 
 /** One template's signs, by run. */

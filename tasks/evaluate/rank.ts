@@ -151,11 +151,11 @@ export class Ranker {
    * @throws {UserError} for an empty prompt, or no choice
    */
   request(prompt: string, choices: readonly string[]): RankRequest {
-    const { tokenizer, maxSource } = this.#model;
+    const { tokenizer, maxSource, inputs } = this.#model;
     if (prompt.trim() === "") throw new UserError("expected a prompt, got an empty text");
     if (choices.length === 0) throw new UserError("expected choices to rank, got none");
     return {
-      source: encodePrompt(tokenizer, prompt, maxSource),
+      source: encodePrompt(tokenizer, prompt, maxSource, inputs),
       choices: choices.map((choice) => this.#choice(choice)),
     };
   }
@@ -163,7 +163,8 @@ export class Ranker {
   #choice(text: string): Uint32Array {
     let ids = this.#choices.get(text);
     if (!ids) {
-      ids = encodeTarget(this.#model.tokenizer, text, this.#model.maxTarget);
+      const { tokenizer, maxTarget, inputs } = this.#model;
+      ids = encodeTarget(tokenizer, text, maxTarget, inputs);
       if (this.#choices.size === KEPT_CHOICES) this.#choices.clear();
       this.#choices.set(text, ids);
     }

@@ -43,6 +43,8 @@ export interface TemplateResult {
   };
   /** The model. */
   model_name_or_path: string;
+  /** Whether the model's inputs ended with `</s>`; they did where older files do not say. */
+  input_end_token?: boolean;
   /** The split that was judged. */
   split: string;
   /** The column of the table that it belongs to. */

@@ -40,7 +40,14 @@ export type Strategy = typeof STRATEGIES[number];
 /** A model that can generate: what `loadModel` returns, or the part of it that is needed here. */
 export type GenerationModel = Pick<
   LoadedModel,
-  "device" | "config" | "parameters" | "tokenizer" | "start" | "maxSource" | "allowNonfinite"
+  | "device"
+  | "config"
+  | "parameters"
+  | "tokenizer"
+  | "start"
+  | "maxSource"
+  | "inputs"
+  | "allowNonfinite"
 >;
 
 /** How to generate. */
@@ -165,9 +172,9 @@ export class Generator {
     prompts: readonly string[],
     options: GenerateOptions = {},
   ): Promise<Generated[]> {
-    const { tokenizer, maxSource } = this.#model;
+    const { tokenizer, maxSource, inputs } = this.#model;
     const sources = prompts.map((prompt, i) => {
-      if (prompt.trim() !== "") return encodePrompt(tokenizer, prompt, maxSource);
+      if (prompt.trim() !== "") return encodePrompt(tokenizer, prompt, maxSource, inputs);
       const which = prompts.length > 1 ? ` ${i + 1}` : "";
       throw new UserError(`prompt${which}: expected some text, got nothing`);
     });

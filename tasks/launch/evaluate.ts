@@ -34,11 +34,13 @@ import { runWorkers, type WorkersJob } from "../parallel/workers.ts";
  * ```
  */
 export async function evaluateOnDevices(
-  { relativeMaxDistance, allowNonfinite, ...job }:
+  { inputEndToken, relativeMaxDistance, allowNonfinite, ...job }:
     & Omit<EvaluateJob, "model" | "group" | "interrupted" | "output">
     & {
       /** See `ModelOptions`. */
       relativeMaxDistance?: number;
+      /** See `ModelOptions`. */
+      inputEndToken?: ModelOptions["inputEndToken"];
       /** See `ModelOptions`. */
       allowNonfinite?: boolean;
     },
@@ -56,7 +58,7 @@ export async function evaluateOnDevices(
   const placement = await prepareAdapters({ ranks, adapter, threads });
   const run = await resolveModel(job.run),
     name = job.run,
-    reading = { relativeMaxDistance, allowNonfinite };
+    reading = { inputEndToken, relativeMaxDistance, allowNonfinite };
   const size = placement.environment.length;
   if (size > 1) {
     output.write(`${name} on ${size} devices\n`);
@@ -84,7 +86,7 @@ export interface EvaluateArgs {
   /** What the model is called in the results. */
   name: string;
   /** How to read the model. */
-  options: Pick<ModelOptions, "relativeMaxDistance" | "allowNonfinite">;
+  options: Pick<ModelOptions, "inputEndToken" | "relativeMaxDistance" | "allowNonfinite">;
   /** Where the ranks compute, and with it how many there are. */
   placement: WorkerPlacement;
 }

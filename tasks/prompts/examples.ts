@@ -5,6 +5,7 @@
  */
 
 import type { MixingRule } from "../config/finetune.ts";
+import type { InputRule } from "../config/inputs.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { key, Random } from "../../ops/graph/random.ts";
 import { encodePrompt, encodeTarget } from "./ids.ts";
@@ -39,7 +40,7 @@ export interface PromptedText {
 
 /** An example as ids. */
 export interface PromptedExample {
-  /** `<s>` … `</s>`. */
+  /** `<s>` … `</s>`, as far as the model's inputs have them. */
   source: Uint32Array;
   /** … `</s>`. */
   target: Uint32Array;
@@ -115,18 +116,24 @@ function kept(parts: readonly string[], rule: MixingRule): PromptedText | Drop {
  *
  * @param sourceLength longest source, with `<s>` and `</s>`
  * @param targetLength longest target, with `</s>`
+ * @param rule how the model's inputs are made
  */
 export function encodeExample(
   tokenizer: Tokenizer,
   { input, target }: PromptedText,
   sourceLength: number,
   targetLength: number,
+  rule: Partial<InputRule> = {},
 ): PromptedExample {
-  const source = encodePrompt(tokenizer, input, sourceLength + 1);
-  const wanted = encodeTarget(tokenizer, target, targetLength + 1);
+  const source = encodePrompt(tokenizer, input, sourceLength + 1, rule);
+  const wanted = encodeTarget(tokenizer, target, targetLength + 1, rule);
   const sourceCut = source.length > sourceLength, targetCut = wanted.length > targetLength;
   return {
-    source: sourceCut ? ended(source, sourceLength) : source,
+    source: !sourceCut
+      ? source
+      : rule.endToken === false
+      ? source.slice(0, sourceLength)
+      : ended(source, sourceLength),
     target: targetCut ? ended(wanted, targetLength) : wanted,
     sourceCut,
     targetCut,

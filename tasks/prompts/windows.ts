@@ -13,7 +13,9 @@ import { type Mixture, MixtureOrder } from "./mixture.ts";
 import { openTemplates } from "./templates.ts";
 import { openRows, type RowReader } from "../rows/mod.ts";
 import { Tokenizer, type TokenizerJson } from "../tokenizer/tokenizer.ts";
+import type { ModelConfig } from "../../models/mod.ts";
 import type { FinetuneConfig } from "../config/finetune.ts";
+import { type InputEndToken, type InputRule, inputRule } from "../config/inputs.ts";
 import { joinArrays } from "../files/arrays.ts";
 import { OrderedPool } from "../parallel/ordered_pool.ts";
 
@@ -27,6 +29,10 @@ export interface WindowSource {
   size: number;
   /** The tokenizer's `tokenizer.json`. */
   tokenizer: TokenizerJson;
+  /** The model, of which it matters how its inputs are made. */
+  model: ModelConfig;
+  /** Whether inputs end with `</s>`. */
+  inputEndToken: InputEndToken;
   /** Longest source. */
   sourceLength: number;
   /** Longest target. */
@@ -37,12 +43,13 @@ export interface WindowSource {
 
 /** Windows as a finetuning run's config wants them. */
 export function windowSource(
-  { seed, sourceLength, targetLength, skipBad }: FinetuneConfig,
+  { seed, model, inputEndToken, sourceLength, targetLength, skipBad }: FinetuneConfig,
   mixture: Mixture,
   tokenizer: TokenizerJson,
   size: number,
 ): WindowSource {
-  return { mixture, seed, size, tokenizer, sourceLength, targetLength, skipBad };
+  const lengths = { sourceLength, targetLength };
+  return { mixture, seed, size, tokenizer, model, inputEndToken, ...lengths, skipBad };
 }
 
 /** What was met in a window, per dataset. */
@@ -81,6 +88,7 @@ export class WindowMaker {
   readonly #source: WindowSource;
   readonly #order: MixtureOrder;
   readonly #tokenizer: Tokenizer;
+  readonly #rule: InputRule;
   readonly #templates: ReturnType<typeof openTemplates>;
   readonly #rows: (RowReader[] | undefined)[] = [];
 
@@ -89,6 +97,8 @@ export class WindowMaker {
     this.#source = source;
     this.#order = new MixtureOrder(source.mixture, source.seed);
     this.#tokenizer = new Tokenizer(source.tokenizer);
+    const { model: config, inputEndToken } = source, tokenizer = this.#tokenizer;
+    this.#rule = inputRule({ config, tokenizer, released: false, finetuned: { inputEndToken } });
     this.#templates = openTemplates(source.mixture.templates);
   }
 
@@ -100,7 +110,7 @@ export class WindowMaker {
    * @throws {UserError} for an unusable row, unless they are skipped
    */
   make(epoch: number, window: number): ExampleWindow {
-    const { mixture, size, skipBad, sourceLength, targetLength } = this.#source;
+    const { mixture, size, skipBad } = this.#source;
     const end = Math.min(this.#order.size, (window + 1) * size);
     const sources: Uint32Array[] = [], targets: Uint32Array[] = [];
     const counts = new Uint32Array(mixture.datasets.length * COUNTS.length);
@@ -123,7 +133,14 @@ export class WindowMaker {
         count(text satisfies Drop);
         continue;
       }
-      const example = encodeExample(this.#tokenizer, text, sourceLength, targetLength);
+      const { sourceLength, targetLength } = this.#source;
+      const example = encodeExample(
+        this.#tokenizer,
+        text,
+        sourceLength,
+        targetLength,
+        this.#rule,
+      );
       if (example.sourceCut) count("sourceCut");
       if (example.targetCut) count("targetCut");
       sources.push(example.source);

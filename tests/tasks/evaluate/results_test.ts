@@ -326,6 +326,21 @@ Deno.test("Markdown: the table, what it is an average of, and a comparison", () 
 
 // --- comparison ---
 
+Deno.test("a comparison says that runs were given inputs in different ways", () => {
+  const run = (name: string, input_end_token?: boolean) => {
+    return { name, results: [result("RTE", "1", "1100", { input_end_token })] };
+  };
+  const notes = (...runs: ReturnType<typeof run>[]) =>
+    compareRuns(runs).notes.filter((note) => note.includes("</s>"));
+  // Results of older versions do not say; their inputs had one.
+  assert.deepEqual(notes(run("a"), run("b", true)), []);
+  assert.deepEqual(notes(run("a", false), run("b", false)), []);
+  assert.deepEqual(notes(run("a"), run("b", false), run("c", true)), [
+    "Inputs ended with </s> in 'a', 'c', and did not in 'b': part of the difference may come from that " +
+    "(--input-end-token).",
+  ]);
+});
+
 Deno.test("runs that are equal differ by nothing", () => {
   const results = simulated(1, 0.6, 50);
   const { columns, average } = compareRuns([{ name: "a", results }, { name: "b", results }]);

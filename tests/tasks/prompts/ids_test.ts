@@ -47,6 +47,40 @@ Deno.test("encodePrompt: an empty prompt is <s> </s>; a tokenizer without <s> wr
   assert.deepEqual(ids.length, encodePrompt(withoutStart, TEXT, ids.length).length);
 });
 
+Deno.test("encodePrompt: without an end token the text alone, cut at its end", () => {
+  const { bos } = tokenizer, pieces = [...tokenizer.encode(TEXT)];
+  const ids = (length: number, from = tokenizer) => {
+    return Array.from(encodePrompt(from, TEXT, length, { endToken: false }));
+  };
+  assert.deepEqual(ids(64), [bos, ...pieces]);
+  assert.deepEqual(ids(64, withoutStart), pieces);
+  assert.deepEqual(ids(3, withoutStart), pieces.slice(0, 3));
+  assert.deepEqual(Array.from(encodePrompt(withoutStart, "", 8, { endToken: false })), [
+    tokenizer.eos,
+  ]);
+});
+
+Deno.test("white space is made single for vocabularies with <s>, or as the rule says", () => {
+  const text = "to\n\n be",
+    ids = (from: Tokenizer, rule = {}) => {
+      const [prompt, target] = [
+        encodePrompt(from, text, 64, rule),
+        encodeTarget(from, text, 64, rule),
+      ];
+      assert.deepEqual(
+        Array.from(prompt).slice(from.bos === undefined ? 0 : 1),
+        Array.from(target),
+      );
+      return Array.from(target.subarray(0, -1));
+    };
+  const single = Array.from(tokenizer.encode("to be")), whole = Array.from(tokenizer.encode(text));
+  assert.notDeepEqual(single, whole);
+  assert.deepEqual(ids(tokenizer), single);
+  assert.deepEqual(ids(withoutStart), whole);
+  assert.deepEqual(ids(tokenizer, { singleSpaces: false }), whole);
+  assert.deepEqual(ids(withoutStart, { singleSpaces: true }), single);
+});
+
 Deno.test("encodeTarget: the text and </s>, cut like a prompt", () => {
   const whole = encodeTarget(tokenizer, TEXT, 64);
   assert.deepEqual(whole, encodePrompt(tokenizer, TEXT, 64).subarray(1));

@@ -17,6 +17,7 @@ import {
   MixtureOrder,
   resolveMixture,
 } from "../../../tasks/prompts/mixture.ts";
+import { preset } from "../../../models/mod.ts";
 import { portionsOf } from "../../../tasks/train/pair_batches.ts";
 import { Tokenizer } from "../../../tasks/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../../tasks/tokenizer/train_bpe.ts";
@@ -148,7 +149,9 @@ async function sourceOf(folder: string, skipBad = false): Promise<WindowSource> 
     sentinels: 8,
   });
   const mixture = await resolveMixture(request(folder, ["all"]));
-  return { mixture, seed: 5, size: 6, tokenizer, sourceLength: 40, targetLength: 8, skipBad };
+  const { model } = preset("tiny"), inputEndToken = "auto" as const;
+  const lengths = { sourceLength: 40, targetLength: 8 };
+  return { mixture, model, inputEndToken, seed: 5, size: 6, tokenizer, ...lengths, skipBad };
 }
 
 /** The examples of a window as text. */
@@ -160,6 +163,21 @@ function textsOf(window: ExampleWindow, tokenizer: Tokenizer): string[] {
     return `${tokenizer.decode(source)} → ${tokenizer.decode(target)}`;
   });
 }
+
+Deno.test("windows hold inputs without an end token where the run has none", async () => {
+  await withFolder(async (folder) => {
+    await putDataset(folder, "imdb", rowsOf(9));
+    const source = await sourceOf(folder), tokenizer = new Tokenizer(source.tokenizer);
+    const [ended, open] = (["yes", "no"] as const).map((inputEndToken) => {
+      const maker = new WindowMaker({ ...source, inputEndToken });
+      const texts = textsOf(maker.make(0, 0), tokenizer);
+      maker.close();
+      return texts;
+    });
+    assert.deepEqual(open, ended.map((text) => text.replace("</s> →", " →")));
+    assert.ok(ended.every((text) => text.includes("</s> →")));
+  });
+});
 
 Deno.test("windows hold rendered examples; empty targets are dropped and long ones cut, and counted", async () => {
   await withFolder(async (folder) => {
