@@ -168,6 +168,9 @@ export const RTD_AVERAGES = ["microBatch", "tokens"] as const;
 /** What the RTD head reads: see {@link ObjectiveConfig.rtdLocation}. */
 export const RTD_LOCATIONS = ["encoder", "decoder"] as const;
 
+/** What the decoder writes: see {@link ObjectiveConfig.decoderTarget}. */
+export const DECODER_TARGETS = ["allTokens", "maskedTokens"] as const;
+
 /** The pretraining objective: masks and losses. */
 export interface ObjectiveConfig {
   /** Share of the positions that the auxiliary model must predict. */
@@ -187,6 +190,11 @@ export interface ObjectiveConfig {
    * `both`: both count selected positions.
    */
   maskedPositionsOnly: "lm" | "none" | "both";
+  /**
+   * `allTokens`: the decoder writes the whole sequence (METRO); `maskedTokens`: the selected tokens in order
+   * and nothing else, the first row of the paper's Table 1, which its appendix A.9 shows to be ambiguous.
+   */
+  decoderTarget: "allTokens" | "maskedTokens";
   /** Weighs each position of the CLM loss by σ(RTD logit), without gradient to the RTD head. */
   weightedLmLoss: boolean;
   /** Divides those weights by their mean over the micro-batch. */
@@ -404,6 +412,20 @@ export function checkObjectiveConfig(objective: ObjectiveConfig, model: ModelCon
   expectOneOf(MASKED_POSITIONS_ONLY, "maskedPositionsOnly", objective.maskedPositionsOnly);
   expectOneOf(RTD_AVERAGES, "rtdAverage", objective.rtdAverage);
   expectOneOf(RTD_LOCATIONS, "rtdLocation", objective.rtdLocation);
+  expectOneOf(DECODER_TARGETS, "decoderTarget", objective.decoderTarget);
+  const { decoderTarget, maskedPositionsOnly, rtdLocation } = objective;
+  expect(
+    decoderTarget === "allTokens" || maskedPositionsOnly !== "none",
+    "maskedPositionsOnly",
+    "lm or both where decoderTarget is maskedTokens, since the decoder writes no others",
+    maskedPositionsOnly,
+  );
+  expect(
+    decoderTarget === "allTokens" || rtdLocation === "encoder" || model.rtdHead === "none",
+    "rtdLocation",
+    "encoder where decoderTarget is maskedTokens, since the decoder does not see the other tokens",
+    rtdLocation,
+  );
   for (const field of ["weightedLmLoss", "copyMechanism"] as const) {
     const ok = !objective[field] || model.rtdHead !== "none";
     expect(ok, field, "false where rtdHead is none, since it needs that head", objective[field]);

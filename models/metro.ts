@@ -51,7 +51,10 @@ export interface MetroInputs {
   tokens: Tensor;
   /** What the auxiliary model sees, [batch, length]. */
   auxTokens: Tensor;
-  /** What the decoder sees, [batch, length]: the start symbol, then the sequence but its last token. */
+  /**
+   * What the decoder sees, [batch, length], or [batch, slots] where it writes the selected tokens alone: the
+   * start symbol, then all that it writes but the last token.
+   */
   decoderTokens: Tensor;
   /** Selected positions as indices into batch × length, [batch, slots]; `NONE` in empty slots. */
   positions: Tensor;
@@ -125,11 +128,12 @@ export function metroInputs(
   { givenNoise = false }: { givenNoise?: boolean } = {},
 ): MetroInputs {
   const ids = (name: string, columns: number) => input(name, [batch, columns], "u32");
+  const slots = slotsPerSequence(objective, length);
   return {
     tokens: ids("tokens", length),
     auxTokens: ids("auxTokens", length),
-    decoderTokens: ids("decoderTokens", length),
-    positions: ids("positions", slotsPerSequence(objective, length)),
+    decoderTokens: ids("decoderTokens", objective.decoderTarget === "allTokens" ? length : slots),
+    positions: ids("positions", slots),
     inverse: ids("inverse", length),
     ...(givenNoise && { noise: ids("noise", length) }),
   };
@@ -290,7 +294,9 @@ function correct(
 ) {
   const everywhere = objective.maskedPositionsOnly === "none";
   const at = (x: Tensor) => everywhere ? x : valuesAt(x, positions);
-  const h = everywhere ? decoded : rowsAt(decoded, positions);
+  // Where the decoder writes the selected tokens alone, its rows are those of the slots.
+  const isWhole = objective.decoderTarget === "allTokens";
+  const h = everywhere || !isWhole ? decoded : rowsAt(decoded, positions);
   const counted = everywhere ? isToken(tokens) : isSome(positions);
 
   const targets = at(tokens), isReplaced = at(notEqual(noise, tokens));
@@ -335,7 +341,7 @@ function copyLoss(nll: Tensor, replacedness: Tensor, isReplaced: Tensor): Tensor
  *
  * @param noise what the main model's encoder sees, u32 [batch, length]
  * @param options `rtdLocation`: what the RTD head reads
- * @returns `mlm` [batch, slots, vocab], `clm` [batch, length, vocab], and `rtd` [batch, length] if the
+ * @returns `mlm` [batch, slots, vocab], `clm` [batch, length or slots, vocab], and `rtd` [batch, length] if the
  *   model has an RTD head
  *
  * @example
@@ -392,16 +398,20 @@ export function metroLogits(
 export function metroTokens(
   parameters: Parameters,
   config: ModelConfig,
-  { rtdLocation }: Pick<ObjectiveConfig, "rtdLocation">,
+  { rtdLocation, decoderTarget }: Pick<ObjectiveConfig, "rtdLocation" | "decoderTarget">,
   inputs: MetroInputs,
 ): Record<"noise" | "correction", Tensor> & { replacedness?: Tensor } {
   const { noise } = sample(parameters, config, inputs, false);
   const memory = encode(parameters, config, noise);
   const decoded = decode(parameters, config, inputs.decoderTokens, { memory, memoryTokens: noise });
   const read = rtdLocation === "encoder" ? memory : decoded;
+  const isWhole = decoderTarget === "allTokens", { tokens, positions, inverse } = inputs;
+  const targets = isWhole ? tokens : valuesAt(tokens, positions);
+  const { best } = languageModel(parameters, config, "clm", decoded, targets);
   return {
     noise,
-    correction: languageModel(parameters, config, "clm", decoded, inputs.tokens).best,
+    // A decoder that writes the selected tokens alone says nothing of the others.
+    correction: isWhole ? best : where(isSome(inverse), valuesAt(best, inverse), noise),
     ...(config.rtdHead !== "none" && {
       replacedness: sigmoid(rtdLogits(parameters, config, read)),
     }),

@@ -139,7 +139,9 @@ export function layOutMetroBatch(
   const slots = slotsPerSequence(objective, length);
   const positions = new Uint32Array(selected.length * slots).fill(NONE);
   const inverse = new Uint32Array(tokens.length).fill(NONE);
-  const decoderTokens = new Uint32Array(tokens.length).fill(SPECIAL.pad);
+  const onlyMasked = objective.decoderTarget === "maskedTokens";
+  const width = onlyMasked ? slots : length;
+  const decoderTokens = new Uint32Array(selected.length * width).fill(SPECIAL.pad);
   const counts = { selected: 0, tokens: 0 };
   for (const [row, chosen] of selected.entries()) {
     const sequence = sequenceAt(tokens, row, length);
@@ -150,9 +152,10 @@ export function layOutMetroBatch(
       positions[row * slots + slot] = row * length + position;
       inverse[row * length + position] = row * slots + slot;
     }
-    if (sequence.length > 0) {
-      decoderTokens[row * length] = maskId(model);
-      decoderTokens.set(sequence.subarray(0, -1), row * length + 1);
+    const target = onlyMasked ? chosen.map((position) => sequence[position]) : sequence;
+    if (target.length > 0) {
+      decoderTokens[row * width] = maskId(model);
+      decoderTokens.set(target.subarray(0, -1), row * width + 1);
     }
     counts.selected += chosen.length;
     counts.tokens += sequence.length;

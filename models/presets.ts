@@ -268,6 +268,7 @@ const OBJECTIVE: ObjectiveConfig = {
   spanLength: 1,
   spanStdev: 0,
   maskedPositionsOnly: "lm",
+  decoderTarget: "allTokens",
   weightedLmLoss: false,
   divideByMeanWeight: false,
   rtdLocation: "encoder",

@@ -16,6 +16,7 @@ import {
 import {
   checkModelConfig,
   checkObjectiveConfig,
+  DECODER_TARGETS,
   LM_HEADS,
   MASKED_POSITIONS_ONLY,
   RTD_AVERAGES,
@@ -287,6 +288,13 @@ export const PRETRAIN_CONFIG = describe(
       help: "Losses that count selected positions only: CLM (`lm`), none, or CLM and RTD (`both`).",
       group: OBJECTIVE,
     },
+    decoderTarget: {
+      type: "choice",
+      choices: DECODER_TARGETS,
+      help:
+        "What the decoder writes: the whole sequence, or, as an ablation, the selected tokens alone.",
+      group: OBJECTIVE,
+    },
     weightedLmLoss: {
       type: "boolean",
       help: "Weigh the CLM loss of a position by the detected probability of a replacement.",
@@ -529,6 +537,7 @@ export function modelConfig(config: PretrainConfig, rows: number, sentinels: num
 export function objectiveConfig(config: PretrainConfig): ObjectiveConfig {
   const { maskProbability, keepShare, randomShare, maskSpecials, spanLength, spanStdev } = config;
   const { maskedPositionsOnly, weightedLmLoss, divideByMeanWeight, labelSmoothing } = config;
+  const { decoderTarget } = config;
   const { rtdAverage, rtdLocation, copyMechanism, mlmWeight, rtdWeight, clmWeight } = config;
   return {
     maskProbability,
@@ -538,6 +547,7 @@ export function objectiveConfig(config: PretrainConfig): ObjectiveConfig {
     spanLength,
     spanStdev,
     maskedPositionsOnly,
+    decoderTarget,
     weightedLmLoss,
     divideByMeanWeight,
     labelSmoothing,

@@ -48,6 +48,7 @@ export const READ_UNDER: Readonly<Partial<Record<keyof PretrainConfig, readonly 
   spanLength: [METRO],
   spanStdev: [METRO],
   maskedPositionsOnly: [METRO],
+  decoderTarget: [METRO],
   weightedLmLoss: [METRO],
   divideByMeanWeight: [METRO, {
     goesWith: "--weighted-lm-loss",

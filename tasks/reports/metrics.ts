@@ -55,6 +55,11 @@ export const FIGURES = {
     short: "other",
     style: "percent",
   },
+  targetAmbiguity: {
+    label: "Target tokens that the source shows as they are",
+    short: "ambiguous",
+    style: "percent",
+  },
   baselineAccuracy: {
     label: "Accuracy of always guessing the most frequent token",
     short: "baseline acc",

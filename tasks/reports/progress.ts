@@ -22,6 +22,7 @@ const ROWS: readonly (readonly FigureKey[])[] = [
     "rtdAuc",
     "clmAccuracyReplaced",
     "clmAccuracyOther",
+    "targetAmbiguity",
   ],
 ];
 

@@ -29,13 +29,17 @@ export function forwardFlopsPerToken(
   length: number,
 ): number {
   const { dModel: d, dFf, vocabSize, encoderLayers, decoderLayers, auxLayers } = model;
-  const { maskProbability, maskedPositionsOnly } = objective;
+  const { maskProbability, maskedPositionsOnly, decoderTarget } = objective;
   const attention = 8 * d * d + 4 * length * d, feedForward = 4 * d * dFf;
+  // The decoder's share of the sequence; it reads all of the encoder's output in any case.
+  const written = decoderTarget === "allTokens" ? 1 : maskProbability;
+  const own = written * (8 * d * d + 4 * written * length * d);
+  const cross = 4 * d * d + written * (4 * d * d + 4 * length * d);
   const dense = 2 * d * d, logits = 2 * d * vocabSize;
   const head = (kind: ModelConfig["clmHead"]) => logits + (kind === "roberta" ? dense : 0);
   const clmShare = maskedPositionsOnly === "none" ? 1 : maskProbability;
   return (encoderLayers + auxLayers) * (attention + feedForward) +
-    decoderLayers * (2 * attention + feedForward) +
+    decoderLayers * (own + cross + written * feedForward) +
     maskProbability * head(model.mlmHead) +
     clmShare * head(model.clmHead) +
     (model.rtdHead === "roberta" ? dense : 0);

@@ -138,6 +138,11 @@ export function metroObjective(
         }),
         clmAccuracyReplaced: s.clmReplacedCorrect / s.clmReplaced,
         clmAccuracyOther: s.clmOtherCorrect / s.clmOther,
+        // A lucky guess of the auxiliary model looks like what was never hidden: whether the decoder has to
+        // write it, the source does not tell (paper, A.9).
+        ...(config.decoderTarget === "maskedTokens" && {
+          targetAmbiguity: s.clmOther / (s.clmReplaced + s.clmOther),
+        }),
       };
     },
   };

@@ -260,9 +260,12 @@ async function compareLogits(
     const tokens = indices(folder.inputs.tokens, (token) => token !== SPECIAL.pad);
     const slots = filledSlots(folder.inputs);
     const all = slots.map((_, i) => i);
+    const written = objective.decoderTarget === "allTokens"
+      ? [tokens, tokens]
+      : [slots, slotsInFile(folder, golden.clm.length / model.vocabSize / rows)];
     const compareRows = async (head: "mlm" | "clm" | "rtd", width: number) => {
       const got = await program.read(head) as Float32Array;
-      const [ours, theirs] = head === "mlm" ? [slots, all] : [tokens, tokens];
+      const [ours, theirs] = { mlm: [slots, all], clm: written, rtd: [tokens, tokens] }[head];
       const wanted = rowsOf(golden[head]!, theirs, width);
       return relative(rowsOf(got, ours, width), wanted, largest(wanted));
     };
@@ -281,6 +284,12 @@ async function compareLogits(
     program.destroy();
     workspace.destroy();
   }
+}
+
+/** The filled slots, where a file has fewer columns of them. */
+function slotsInFile({ rows, inputs }: StepFolder, columns: number): number[] {
+  const ours = inputs.positions.length / rows;
+  return filledSlots(inputs).map((slot) => Math.floor(slot / ours) * columns + slot % ours);
 }
 
 /** Losses, counts and gradient norm of an update. */

@@ -6,7 +6,9 @@
  * - `params_before.safetensors`, `params_after.safetensors`: all weights;
  * - `grads.safetensors`: gradient of the loss of the first update for every weight, before clipping;
  * - `logits.safetensors`: `mlm_logits` [selected, vocab], `clm_logits` [batch, length, vocab] and,
- *   where there is an RTD head, `rtd_logits` [batch, length], of the first update.
+ *   where there is an RTD head, `rtd_logits` [batch, length], of the first update. Where `decoder_target`
+ *   is `masked_tokens`, `decoder_input` and `clm_logits` have as many columns as the sequence with the most
+ *   selected tokens.
  *
  * Tensors have the names and shapes of the reference implementation (`models/names.ts`). Every field
  * is either understood or refused by name; only `note`, which any part may have, is ignored.
@@ -78,6 +80,12 @@ const OBJECTIVE = describe({
     type: "choice",
     choices: MASKED_POSITIONS_ONLY,
     help: "Which positions count in the losses.",
+  },
+  decoder_target: {
+    type: "choice",
+    choices: ["all_tokens", "masked_tokens"],
+    default: "all_tokens",
+    help: "What the decoder writes.",
   },
   weighted_lm_loss: { ...SWITCH, help: "Weighs the CLM loss by what the RTD head thinks." },
   divide_by_mean_weight: { ...SWITCH, help: "Divides those weights by their mean." },
@@ -200,12 +208,14 @@ export async function readStepFolder(path: string): Promise<StepFolder> {
   const { config, objective: losses, optimizer, batch, steps } = parts(json, file);
   const size = fields(CONFIG, config, `${file}: config`);
   const adamw = fields(OPTIMIZER, optimizer, `${file}: optimizer`);
-  const tokens = readBatch(batch, size.vocab_size, `${file}: batch`);
+  const goals = fields(OBJECTIVE, losses, `${file}: objective`);
+  const onlyMasked = goals.decoder_target === "masked_tokens";
+  const tokens = readBatch(batch, size.vocab_size, onlyMasked, `${file}: batch`);
   checkIds(size, `${file}: config`);
 
   const before = join(path, "params_before.safetensors");
   const model = modelOf(size, await positionRows(before));
-  const objective = objectiveOf(fields(OBJECTIVE, losses, `${file}: objective`), tokens);
+  const objective = objectiveOf(goals, tokens);
   ours(`${file}: config`, () => checkModelConfig(model));
   ours(`${file}: objective`, () => checkObjectiveConfig(objective, model));
   const { inputs, counts } = layOut(model, objective, tokens, `${file}: batch`);
@@ -327,6 +337,7 @@ function objectiveOf(
     ...preset("base").objective,
     maskProbability: Math.max(...selected.map((positions) => positions.length)) / length,
     maskedPositionsOnly: config.masked_positions_only,
+    decoderTarget: config.decoder_target === "masked_tokens" ? "maskedTokens" : "allTokens",
     weightedLmLoss: config.weighted_lm_loss,
     divideByMeanWeight: config.divide_by_mean_weight,
     labelSmoothing: config.label_smoothing,
@@ -360,19 +371,26 @@ interface StepTokens {
   tokens: Uint32Array;
   aux: Uint32Array;
   decoder: Uint32Array;
+  /** Columns of what the decoder sees. */
+  decoderLength: number;
   /** Selected positions of each row, rising. */
   selected: Uint32Array[];
 }
 
-function readBatch(value: unknown, vocab: number, where: string): StepTokens {
+function readBatch(
+  value: unknown,
+  vocab: number,
+  onlyMasked: boolean,
+  where: string,
+): StepTokens {
   const names = ["tokens", "selected", "aux_input", "decoder_input"] as const;
   const batch = exactly(names, value, where);
   const first = batch.tokens;
   const rows = Array.isArray(first) ? first.length : 0;
   const length = rows > 0 && Array.isArray(first) && Array.isArray(first[0]) ? first[0].length : 0;
   if (length === 0) throw new UserError(`${where}: tokens: expected rows of ids, got none`);
-  const read = (name: typeof names[number], limit: number) =>
-    readGrid(batch[name], rows, length, limit, `${where}: ${name}`);
+  const read = (name: typeof names[number], limit: number, columns = length) =>
+    readGrid(batch[name], rows, columns, limit, `${where}: ${name}`);
   const tokens = read("tokens", vocab), chosen = read("selected", 2);
   const selected = Array.from({ length: rows }, (_, row) => {
     const flags = chosen.subarray(row * length, (row + 1) * length);
@@ -381,8 +399,9 @@ function readBatch(value: unknown, vocab: number, where: string): StepTokens {
   const pad = tokens.findIndex((token, i) => token === SPECIAL.pad && chosen[i] === 1);
   if (pad >= 0) throw new UserError(`${where}: selected: ${at(pad, length)} is padding`);
   if (!chosen.includes(1)) throw new UserError(`${where}: selected: expected a 1, got none`);
-  const aux = read("aux_input", vocab), decoder = read("decoder_input", vocab);
-  return { rows, length, tokens, aux, decoder, selected };
+  const decoderLength = onlyMasked ? Math.max(...selected.map((row) => row.length)) : length;
+  const aux = read("aux_input", vocab), decoder = read("decoder_input", vocab, decoderLength);
+  return { rows, length, tokens, aux, decoder, decoderLength, selected };
 }
 
 /** Integers below `limit`, [rows, length], as one array. */
@@ -422,7 +441,7 @@ function at(index: number, length: number): string {
 function layOut(
   model: ModelConfig,
   objective: ObjectiveConfig,
-  { tokens, length, aux, decoder, selected }: StepTokens,
+  { tokens, length, aux, decoder, decoderLength, selected }: StepTokens,
   where: string,
 ) {
   if (length > model.maxPositions) {
@@ -435,12 +454,15 @@ function layOut(
   if (laidOut.counts.tokens !== counted) {
     throw new UserError(`${where}: tokens: expected padding at the ends of rows only`);
   }
-  const { decoderTokens } = laidOut.inputs;
-  const wrong = decoder.findIndex((token, i) => token !== decoderTokens[i]);
+  // Ours may have more columns, all padding.
+  const { decoderTokens } = laidOut.inputs, columns = decoderTokens.length / selected.length;
+  const ours = (i: number) =>
+    decoderTokens[Math.floor(i / decoderLength) * columns + i % decoderLength];
+  const wrong = decoder.findIndex((token, i) => token !== ours(i));
   if (wrong >= 0) {
-    const expected = `expected ${decoderTokens[wrong]} (the mask, then the tokens but the last)`;
+    const expected = `expected ${ours(wrong)} (the mask, then the tokens but the last)`;
     throw new UserError(
-      `${where}: decoder_input: ${at(wrong, length)}: ${expected}, got ${decoder[wrong]}`,
+      `${where}: decoder_input: ${at(wrong, decoderLength)}: ${expected}, got ${decoder[wrong]}`,
     );
   }
   return laidOut;
@@ -531,7 +553,7 @@ async function readParameter(
 async function readLogits(
   file: string,
   { vocabSize, rtdHead }: ModelConfig,
-  { rows, length }: StepTokens,
+  { rows, length, decoderLength }: StepTokens,
   { selected }: LossCounts,
 ) {
   return await withTensors(file, async (tensors) => {
@@ -544,7 +566,7 @@ async function readLogits(
     if (unknown) throw new UserError(`${file}: ${unknown}: unknown; expected ${known.join(", ")}`);
     return {
       mlm: await read("mlm_logits", [selected, vocabSize]),
-      clm: await read("clm_logits", [rows, length, vocabSize]),
+      clm: await read("clm_logits", [rows, decoderLength, vocabSize]),
       ...(rtdHead !== "none" && { rtd: await read("rtd_logits", [rows, length]) }),
     };
   });

@@ -35,7 +35,7 @@ export interface HandSequence {
   selected: readonly number[];
   /** X^noise (7). */
   noise: readonly number[];
-  /** What the decoder sees: the start symbol, then X^orig without its last token. */
+  /** What the decoder sees: the start symbol, then what it writes, X^orig or its selected tokens, but the last. */
   decoderInput: readonly number[];
 }
 
@@ -57,7 +57,7 @@ export interface HandObjective {
 export interface HandLogits {
   /** Of each selected position, over the vocabulary. */
   mlm: Row[];
-  /** Of each position, over the vocabulary. */
+  /** Of each token that the decoder writes, over the vocabulary. */
   clm: Row[];
   /** Of each position: positive for a replacement. */
   rtd?: Row;
@@ -95,6 +95,11 @@ export function logitsByHand(
   };
 }
 
+/** Where the decoder writes a position's token: there, or after the selected ones before it. */
+function writtenAt(i: number, { clm }: HandLogits, { original, selected }: HandSequence): number {
+  return clm.length === original.length ? i : selected.indexOf(i);
+}
+
 /**
  * Equations 10 to 13 of some sequences together.
  *
@@ -108,7 +113,8 @@ export function lossesByHand(
   held: readonly HandLogits[] = logits,
 ): HandLosses {
   const mlm: number[] = [], rtd: number[] = [], clm: number[] = [], weights: number[] = [];
-  for (const [s, { original, noise, selected }] of sequences.entries()) {
+  for (const [s, sequence] of sequences.entries()) {
+    const { original, noise, selected } = sequence;
     for (const [slot, i] of selected.entries()) mlm.push(nll(logits[s].mlm[slot], original[i]));
     for (const i of original.keys()) {
       const isSelected = selected.includes(i), isReplaced = noise[i] !== original[i];
@@ -118,11 +124,12 @@ export function lossesByHand(
         rtd.push(-Math.log(isReplaced ? replaced : 1 - replaced));
       }
       if (!isSelected && objective.maskedPositionsOnly !== "none") continue;
-      let loss = smoothed(logits[s].clm[i], original[i], objective.labelSmoothing);
+      const written = logits[s].clm[writtenAt(i, logits[s], sequence)];
+      let loss = smoothed(written, original[i], objective.labelSmoothing);
       if (objective.copyMechanism) {
-        const written = sigmoid(held[s].rtd![i]);
-        const copied = isReplaced ? 0 : 1 - written;
-        loss = -Math.log(copied + written * Math.exp(-nll(logits[s].clm[i], original[i])));
+        const isNew = sigmoid(held[s].rtd![i]);
+        const copied = isReplaced ? 0 : 1 - isNew;
+        loss = -Math.log(copied + isNew * Math.exp(-nll(written, original[i])));
       }
       clm.push(loss);
       weights.push(objective.weightedLmLoss ? sigmoid(held[s].rtd![i]) : 1);
@@ -157,14 +164,16 @@ export function countsByHand(
   sequences: readonly HandSequence[],
 ): HandCounts {
   const counts = { mlmCorrect: 0, replaced: 0, replacedCorrect: 0, replacedFound: 0 };
-  for (const [s, { original, noise, selected }] of sequences.entries()) {
-    const { mlm, clm, rtd } = logits[s];
+  for (const [s, sequence] of sequences.entries()) {
+    const { original, noise, selected } = sequence, { mlm, clm, rtd } = logits[s];
     for (const [slot, i] of selected.entries()) {
       counts.mlmCorrect += Number(best(mlm[slot]) === original[i]);
       // Only selected tokens can have been replaced, and these count whatever the variant.
       if (noise[i] === original[i]) continue;
       counts.replaced++;
-      counts.replacedCorrect += Number(best(clm[i]) === original[i]);
+      counts.replacedCorrect += Number(
+        best(clm[writtenAt(i, logits[s], sequence)]) === original[i],
+      );
       counts.replacedFound += Number(rtd !== undefined && rtd[i] >= 0);
     }
   }
@@ -204,12 +213,18 @@ export function sequencesOf(
     const row0 = row * length;
     const used = Array.from({ length }, (_, i) => i).filter((i) => batch.tokens[row0 + i] !== PAD);
     const cut = (ids: Uint32Array) => used.map((i) => ids[row0 + i]);
+    const selected = used.filter((i) => batch.inverse[row0 + i] !== 0xffffffff);
+    // The decoder's rows have columns of their own where it writes the selected tokens alone.
+    const columns = batch.decoderTokens.length / batch.tokens.length * length;
+    const written = columns === length ? used.length : selected.length;
     return {
       original: cut(batch.tokens),
       masked: cut(batch.auxTokens),
-      selected: used.filter((i) => batch.inverse[row0 + i] !== 0xffffffff),
+      selected,
       noise: cut(batch.noise),
-      decoderInput: cut(batch.decoderTokens),
+      decoderInput: Array.from(
+        batch.decoderTokens.subarray(row * columns, row * columns + written),
+      ),
     };
   });
   return rows.filter(({ original }) => original.length > 0);

@@ -52,6 +52,17 @@ const VARIANTS: Record<string, Variant> = {
   "the paper's: CLM on selected positions, RTD on the encoder, linear LM heads": {},
   "CLM on all positions": { objective: { maskedPositionsOnly: "none" } },
   "CLM and RTD on selected positions": { objective: { maskedPositionsOnly: "both" } },
+  "the selected tokens alone as the decoder's target": {
+    objective: { decoderTarget: "maskedTokens" },
+  },
+  "the selected tokens alone, weighted, RTD on selected positions": {
+    objective: {
+      ...{ decoderTarget: "maskedTokens", maskedPositionsOnly: "both", weightedLmLoss: true },
+    },
+  },
+  "copying into the selected tokens alone": {
+    objective: { decoderTarget: "maskedTokens", copyMechanism: true },
+  },
   "copy mechanism": { objective: { copyMechanism: true } },
   "copy mechanism on all positions": {
     objective: { copyMechanism: true, maskedPositionsOnly: "none" },
@@ -192,9 +203,10 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
     );
 
     const vocab = p.model.vocabSize, slots = p.inputs.positions.length / LENGTHS.length;
+    const columns = p.inputs.decoderTokens.length / LENGTHS.length;
     for (const [row, { clm, mlm }] of logits.entries()) {
       for (const [i, expected] of clm.entries()) {
-        const at = (row * LENGTH + i) * vocab;
+        const at = (row * columns + i) * vocab;
         for (const [id, x] of expected.entries()) near(values[4][at + id], x, 1e-9, "CLM logit");
       }
       for (const [slot, expected] of mlm.entries()) {

@@ -6,6 +6,7 @@ import { languageModel, languageModelLogits } from "../../models/heads.ts";
 import { initialize } from "../../models/initialize.ts";
 import { lossScalars, metro, metroInputs, metroLogits, metroTokens } from "../../models/metro.ts";
 import {
+  layOutMetroBatch,
   type MetroBatch,
   NONE,
   prepareMetroBatch,
@@ -413,4 +414,33 @@ Deno.test("metroTokens: what is seen of each token adds up to the objective's su
       sums.clmOtherCorrect,
     );
   }
+});
+
+Deno.test("the paper's example of an ambiguous target: one source, two targets, each right", () => {
+  // Table 9: the sentence 1 2 3 4 5, two choices of hidden tokens, guesses of which some are right.
+  const sentence = [11, 12, 13, 14, 15];
+  const config: ObjectiveConfig = {
+    ...{ ...objective, decoderTarget: "maskedTokens", maskProbability: 0.6 },
+  };
+  const layOut = (selected: number[]) => {
+    const tokens = Uint32Array.from(sentence), seen = tokens.slice();
+    for (const i of selected) seen[i] = maskId(model);
+    const batch = { tokens, length: 5, sequences: [] };
+    return layOutMetroBatch(model, config, batch, seen, [Uint32Array.from(selected)]);
+  };
+  // Hidden 2 3 4 and guessed 2, x, 4; hidden 3 4 and guessed x, 4.
+  const first = layOut([1, 2, 3]), second = layOut([2, 3]);
+  const noise = Uint32Array.of(11, 12, 19, 14, 15);
+  const passed = [first, second].map((batch) => run(config, batch, { rows: 1, noise }));
+  assert.deepEqual(passed[0].noise, passed[1].noise);
+  const written = [first, second].map(({ inputs }) =>
+    Array.from(inputs.positions.filter((i) => i !== NONE), (i) => sentence[i])
+  );
+  assert.deepEqual(written, [[12, 13, 14], [13, 14]]);
+  const start = maskId(model);
+  assert.deepEqual(first.inputs.decoderTokens.slice(0, 3), Uint32Array.of(start, 12, 13));
+  assert.deepEqual(second.inputs.decoderTokens.slice(0, 2), Uint32Array.of(start, 13));
+  // Of what they write, 2 of 3 and 1 of 2 tokens stand in the source as they are.
+  assert.deepEqual(passed.map(({ sums }) => sums.clmOther), [2, 1]);
+  assert.deepEqual(passed.map(({ sums }) => sums.clmReplaced), [1, 1]);
 });

@@ -30,7 +30,7 @@ Deno.test.afterAll(async () => {
   await rm(scratch, { recursive: true });
 });
 
-const GOLDEN = ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm"];
+const GOLDEN = ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm", "tiny_masked_target"];
 if (!hasGolden) console.log("verify step: the reference's folders are not here, skipping them");
 
 const CLM_ALONE: OracleSpec = {
