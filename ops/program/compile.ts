@@ -30,7 +30,7 @@ import {
   type Stopwatch,
 } from "./device.ts";
 import { stopGradient } from "../primitives/pointwise.ts";
-import { fuse, runScalarsOf, type Step, writesOf } from "./fuse.ts";
+import { fuse, readsOf, runScalarsOf, type Step, writesOf } from "./fuse.ts";
 import type { Launch, Lowering, Operand, Target } from "./lowering.ts";
 import { aligned, bytesOf, StateMemory, Workspace } from "./memory.ts";
 import { pack, planStorage, type Storage } from "./plan.ts";
@@ -467,6 +467,7 @@ export function lowerProgram(target: Target, spec: ProgramSpec): LoweredProgram 
   const named = outputsOf(spec), outputs = Object.values(named);
   const updates = spec.updates ?? [];
   const steps = fuse([...outputs, ...updates.map(([, value]) => value)]);
+  expectOnce(steps, updates);
   const { storage, copies } = planStorage(steps, outputs, updates);
   const scalarNames = runScalarsOf(steps);
   if (RUN_SCALARS + scalarNames.length > RUN_WORDS) {
@@ -495,6 +496,24 @@ export function lowerProgram(target: Target, spec: ProgramSpec): LoweredProgram 
   for (const [k, step] of steps.entries()) target.lower(step, servicesFor(k, writesOf(step)));
   for (const [from, to] of copies) target.copy(from, to, servicesFor(steps.length, [to]));
   return { outputs: named, steps, storage, scalarNames, lowered, scratch };
+}
+
+/** The plan knows what a state's memory holds by its tensor: of one that a run changes, there may be but one. */
+function expectOnce(steps: readonly Step[], updates: readonly (readonly [Tensor, Tensor])[]): void {
+  const updated = new Map<string, Tensor>();
+  const read = steps.flatMap(readsOf).filter(({ node }) => node.primitive === STATE);
+  for (const s of updates.map(([s]) => s)) {
+    const { name } = s.node.attrs, other = updated.get(name);
+    if (other) throw new Error(`state ${name}: is updated twice`);
+    updated.set(name, s);
+  }
+  for (const t of read) {
+    const { name } = t.node.attrs, own = updated.get(name);
+    if (own === undefined || own === t) continue;
+    throw new Error(
+      `state ${name}: is declared twice in a program that updates it; declare it once`,
+    );
+  }
 }
 
 /**

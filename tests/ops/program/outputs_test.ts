@@ -154,3 +154,19 @@ cpuTest("CPU: everything that a graph may end in", async () => {
 gpuTest("GPU: everything that a graph may end in", async () => {
   await checkAll(await softwareDevice());
 });
+
+cpuTest("a state that a program updates is declared once, or compiling says so", async () => {
+  const device = await openTestDevice(), again = state("s", [2]);
+  const refused = (outputs: Record<string, Tensor>, updates: [Tensor, Tensor][], message: RegExp) =>
+    assert.throws(() => compile(device, { name: "twice", outputs, updates }), message);
+  refused(
+    { x: add(again, i) },
+    [[s, add(s, i)]],
+    /^Error: state s: is declared twice in a program that/,
+  );
+  refused({}, [[s, add(again, i)]], /^Error: state s: is declared twice/);
+  refused({}, [[s, add(s, i)], [again, i]], /^Error: state s: is updated twice$/);
+  // Whatever is only read may be declared as often as one likes.
+  await check(device, { x: add(again, s), y: again }, [], "read twice");
+  device.destroy();
+});
