@@ -37,7 +37,7 @@ interface Stage {
 }
 
 /** Longest distance between two starts, and longest life of the one that is killed, in milliseconds. */
-const DISTANCE = 2500, LIFE = 3500;
+const DISTANCE = 1200, LIFE = 2500;
 
 /** Prepares what every round needs: text, rows, a run to finetune, one to go on with, and what must come out. */
 export async function prepare(): Promise<Stage> {

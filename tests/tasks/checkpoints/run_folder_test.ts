@@ -180,7 +180,7 @@ Deno.test("files that do not belong together are refused in one line that names 
     assert.match(await restore(), /optimizer-00002-of-00002\.safetensors of update 1\); put back/);
 
     await rm(join(run, second));
-    assert.match(await restore(), /optimizer-00002-of-00002\.safetensors: no such file/);
+    assert.match(await restore(), /optimizer-00002-of-00002\.safetensors: cannot be read: no such/);
 
     const damaged = Uint8Array.from(good);
     damaged[damaged.length - 1] ^= 1;
