@@ -25,7 +25,7 @@ import { checkModelConfig } from "../../models/config.ts";
 import type { Scheme } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { type Device, openDevice, StateMemory } from "../../ops/mod.ts";
-import { checkpointFile } from "./save.ts";
+import { readNewest } from "./save.ts";
 import { openTensors } from "./tensors.ts";
 import { type HubOptions, resolveModel } from "./hub.ts";
 import { expectFields, fields } from "../files/fields.ts";
@@ -141,13 +141,15 @@ export async function readRunModel(run: string): Promise<RunModel> {
       `${run}: is no run, but a model as those on the Hub are; give it as --model`,
     );
   }
-  const weights = await checkpointFile(run, "model.safetensors");
-  if (!await exists(weights)) {
+  await readNewest(run, "model.safetensors", async (weights) => {
+    if (await exists(weights)) return;
     throw new UserError(`${run}: the run has no weights yet; finish it, or go on with --resume`);
-  }
+  });
   expectFields(contents, fields({}), path, "put back a copy of the file");
   const tokenizer = loadTokenizer(join(run, "tokenizer.json"));
-  await expectOwn(run, weights, contents as Record<string, unknown>, tokenizer);
+  await readNewest(run, "model.safetensors", (weights) => {
+    return expectOwn(run, weights, contents as Record<string, unknown>, tokenizer);
+  });
   if (isRecord(contents) && contents.kind === "finetune") {
     return finetunedModel(run, contents, tokenizer);
   }
@@ -361,8 +363,9 @@ function nearestPreset(config: ModelConfig): PresetName {
 /** A run's checkpoint, or the files of a model as those on the Hub are. */
 async function openModelWeights({ folder, released }: ModelFiles): Promise<Weights> {
   if (released) return await openWeights(folder);
-  const file = await checkpointFile(folder, "model.safetensors");
-  return checkpointWeights(file, await openTensors(file));
+  return await readNewest(folder, "model.safetensors", async (path) => {
+    return checkpointWeights(path, await openTensors(path));
+  });
 }
 
 /** What of a model leads to its weights. */

@@ -26,7 +26,7 @@
 import { mkdir, readdir, rename, rm, rmdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../ops/graph/errors.ts";
-import { fileError, flushFolder, onDisk } from "../files/write.ts";
+import { exists, fileError, flushFolder, onDisk } from "../files/write.ts";
 import { alone, type Communicator } from "../parallel/communicator.ts";
 import { openTensors, type Tensors } from "./tensors.ts";
 
@@ -175,6 +175,40 @@ export async function checkpointFile(folder: string, name: string): Promise<stri
   // Not access(), for which Deno wants to know the user's number.
   return await stat(committed).then(() => committed, () => join(folder, name));
 }
+
+/**
+ * Reads the newest version of a checkpoint's file while a run goes on, which may move it into place, or write
+ * the next one, between looking for it and opening it.
+ *
+ * @param read opens the file; called again if it has been moved away
+ *
+ * @example
+ * ```ts
+ * import { readNewest } from "./save.ts";
+ * import assert from "node:assert/strict";
+ *
+ * const read = (path: string) => Deno.readTextFile(path);
+ * await assert.rejects(readNewest("no-such-run", "training.json", read), Deno.errors.NotFound);
+ * ```
+ */
+export async function readNewest<T>(
+  folder: string,
+  name: string,
+  read: (path: string) => Promise<T>,
+): Promise<T> {
+  for (let moves = 0;; moves++) {
+    const path = await checkpointFile(folder, name);
+    try {
+      return await read(path);
+    } catch (error) {
+      const wasMoved = path !== join(folder, name) && !await exists(path);
+      if (!wasMoved || moves === MOST_MOVES) throw error;
+    }
+  }
+}
+
+/** A run that saves so often while one file is opened is none. */
+const MOST_MOVES = 100;
 
 /**
  * Opens tensor files of one checkpoint, and makes sure that they are of the same update (the

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { UserError } from "../../../ops/graph/errors.ts";
 import { key, Random } from "../../../ops/graph/random.ts";
 import { restoreRun, saveRun } from "../../../tasks/checkpoints/run_folder.ts";
-import { openCheckpoint, saveCheckpoint } from "../../../tasks/checkpoints/save.ts";
+import { openCheckpoint, readNewest, saveCheckpoint } from "../../../tasks/checkpoints/save.ts";
 import { openTensors, writeTensors } from "../../../tasks/checkpoints/tensors.ts";
 import { runRanks } from "../local_group.ts";
 import { assertFilled, fill, trained } from "./trained_slices.ts";
@@ -350,3 +350,33 @@ Deno.test("a full disk leaves the previous checkpoint and no rubbish", async (te
 Deno.test("a folder that cannot be written to is refused in one line", async () => {
   assert.match(await refusal(() => save("/dev/null/run", 1)), /part of the path is a file/);
 });
+
+Deno.test("a reader finds a file that is moved into place while it is opened", () =>
+  inFolder(async (folder) => {
+    const next = join(folder, "checkpoint.next"), name = "training.json";
+    const commit = async (contents: string) => {
+      await mkdir(next);
+      await writeFile(join(next, name), contents);
+    };
+    const place = async () => {
+      await rename(join(next, name), join(folder, name));
+      await rm(next, { recursive: true });
+    };
+    await commit("first");
+    const paths: string[] = [];
+    const seen = await readNewest(folder, name, async (path) => {
+      paths.push(path);
+      if (paths.length === 1) await place();
+      return await readFile(path, "utf8");
+    });
+    assert.equal(seen, "first");
+    assert.deepEqual(paths, [join(next, name), join(folder, name)]);
+    // What fails for another reason is not tried again.
+    let times = 0;
+    const failing = readNewest(folder, name, () => {
+      times++;
+      return Promise.reject(new Error("damaged"));
+    });
+    await assert.rejects(failing, /damaged/);
+    assert.equal(times, 1);
+  }));
