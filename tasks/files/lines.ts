@@ -14,7 +14,7 @@ import { readError, regularFile } from "./read.ts";
 /** A line longer than this is split by {@link readBlocks} where it may be. Bytes. */
 const LONG_LINE = 1_000_000;
 /** A record is parsed whole, so its size must have a limit. Bytes. */
-export const MAX_RECORD: number = 1 << 26;
+export const MAX_RECORD: number = 1 << 24;
 /** What text unpacks to at most, as a multiple of its size, once there is so much of it. */
 const BOMB_RATIO = 200;
 const BOMB_BYTES = 1 << 27;
@@ -32,14 +32,16 @@ export interface Block {
   first: number;
   /** Where the bytes begin in the (unzipped) text. */
   start: number;
+  /** Whether the last line goes on in the next block, after a carriage return or where it was cut. */
+  isCut: boolean;
 }
 
 /**
  * Reads a file in blocks of whole lines: a newline byte is never part of another UTF-8 character, so
  * every block decodes on its own. A byte order mark at the beginning is left out.
  *
- * @param longLine what happens to a line beyond the limit: cut at a space after a megabyte, or whole
- * up to 64 MB
+ * @param longLine what happens to a line beyond a megabyte: cut, at a space if there is one, or whole up to
+ * 16 MB; but cut after a carriage return, which may be meant for its end
  * @throws {UserError} the file cannot be read, or a whole line is too long
  *
  * @example
@@ -62,9 +64,9 @@ export async function* readBlocks(
   let size = 0;
   let first = 1;
   let start = 0;
-  const block = (bytes: Uint8Array): Block => {
+  const block = (bytes: Uint8Array, isCut: boolean): Block => {
     const text = start === 0 ? withoutBom(bytes) : bytes;
-    const made = { bytes: text, first, start: start + bytes.length - text.length };
+    const made = { bytes: text, first, start: start + bytes.length - text.length, isCut };
     first += countNewlines(bytes);
     start += bytes.length;
     return made;
@@ -74,22 +76,30 @@ export async function* readBlocks(
     pending.push(end < 0 ? chunk : chunk.subarray(0, end));
     size += chunk.length;
     if (end >= 0) {
-      yield block(joinArrays(Uint8Array, pending));
+      yield block(joinArrays(Uint8Array, pending), false);
       first++;
       start++;
       pending = [chunk.subarray(end + 1)];
       size = pending[0].length;
-    } else if (longLine === "split" && size > LONG_LINE) {
+    } else if (size > LONG_LINE && (longLine === "split" || chunk.lastIndexOf(13, -2) >= 0)) {
       const bytes = joinArrays(Uint8Array, pending);
-      const cut = cutPoint(bytes);
-      yield block(bytes.subarray(0, cut));
+      const cut = longLine === "split" ? cutPoint(bytes) : bytes.lastIndexOf(13, -2) + 1;
+      yield block(bytes.subarray(0, cut), true);
       pending = [bytes.subarray(cut)];
       size = bytes.length - cut;
     } else if (size > MAX_RECORD) {
       throw new UserError(`${file}:${first}: a record of more than ${MAX_RECORD >> 20} MB`);
     }
   }
-  if (size > 0) yield block(joinArrays(Uint8Array, pending));
+  if (size > 0) yield block(joinArrays(Uint8Array, pending), false);
+}
+
+/** Whether there is nothing but white space in a block, of which a file may have gigabytes. */
+export function isBlankBlock({ bytes }: Block): boolean {
+  for (let i = 0; i < bytes.length; i++) {
+    if (bytes[i] !== 32 && !(bytes[i] >= 9 && bytes[i] <= 13)) return false;
+  }
+  return true;
 }
 
 /**
@@ -169,7 +179,7 @@ function cutPoint(bytes: Uint8Array): number {
 
 function countNewlines(bytes: Uint8Array): number {
   let count = 0;
-  for (let at = bytes.indexOf(NEWLINE); at >= 0; at = bytes.indexOf(NEWLINE, at + 1)) count++;
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] === NEWLINE) count++;
   return count;
 }
 

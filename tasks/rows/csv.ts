@@ -10,7 +10,7 @@
  */
 import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
-import { decodeLines, MAX_RECORD, readBlocks } from "../files/lines.ts";
+import { decodeLines, isBlankBlock, MAX_RECORD, readBlocks } from "../files/lines.ts";
 import type { FileRow, OnBad } from "./json.ts";
 import { float, hubName, integer } from "./row.ts";
 
@@ -106,13 +106,16 @@ async function* tables(
 
 function header({ cells }: CsvRecord, file: string): string[] {
   const fields = cells.map((cell, i) => cell || `Unnamed: ${i}`); // the Hub's name for a lone index
-  const twice = fields.find((field, i) => fields.indexOf(field) < i);
+  const seen = new Set<string>();
+  const twice = fields.find((field) => seen.size === seen.add(field).size);
   if (twice === undefined) return fields;
   throw new UserError(`${file}: the header names column "${shown(twice)}" twice`);
 }
 
 /** A record that may go on in the next line. */
 interface Open extends CsvRecord {
+  /** File and line, for messages. */
+  place: string;
   /** The last cell, which has not ended. */
   cell: string;
   quoted: boolean;
@@ -123,12 +126,22 @@ interface Open extends CsvRecord {
   error?: UserError;
 }
 
+function opened(file: string, number: number): Open {
+  return { cells: [], number, place: `${file}:${number}`, cell: "", quoted: false, size: 0 };
+}
+
+/** A line takes as much time and memory as so many characters. */
+const LINE_COST = 16;
+
 const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Records of the file, block by block; blank lines between them are skipped. */
 async function* csvRecords(file: string, bad: OnBad): AsyncGenerator<CsvRecord[]> {
   let open: Open | undefined;
+  let isHeader = true;
+  let isCut = false; // whether the first line of a block goes on from the last one
   for await (const block of readBlocks(file, "whole")) {
+    if (!open && isBlankBlock(block)) continue;
     const records: CsvRecord[] = [];
     const lines = decodeLines(block, file);
     // The quotes in a line that is not UTF-8 count, or the records after it would be lost, too.
@@ -137,12 +150,15 @@ async function* csvRecords(file: string, bad: OnBad): AsyncGenerator<CsvRecord[]
       : lenient.decode(block.bytes).split("\n");
     for (const [i, line] of lines.entries()) {
       const text = texts[i];
-      if (open) open.cell += "\n";
+      if (open && !(i === 0 && isCut)) {
+        open.cell += "\n";
+        open.size += LINE_COST;
+      }
       for (let at = 0; at < text.length || (open && at === 0);) {
         if (!open) {
           const rest = at === 0 ? text : text.slice(at);
           if (typeof line === "string" && /^\s*$/.test(rest)) break;
-          open = { cells: [], number: block.first + i, cell: "", quoted: false, size: 0 };
+          open = opened(file, block.first + i);
         }
         if (typeof line !== "string") open.error ??= line;
         const end = addLine(open, text, at);
@@ -150,13 +166,16 @@ async function* csvRecords(file: string, bad: OnBad): AsyncGenerator<CsvRecord[]
         at = end;
         if (open.size > MAX_RECORD) throw endless(open, file);
         if (open.quoted) break;
+        if (open.error && isHeader) throw open.error; // no other record takes its place
         if (open.error) bad(open.error);
         else if (open.cells.length > 1 || open.cells[0].trim() !== "" || open.wasQuoted) {
           records.push({ cells: open.cells, number: open.number });
+          isHeader = false;
         }
         open = undefined;
       }
     }
+    isCut = block.isCut;
     yield records;
   }
   if (open) bad(endless(open, file));
@@ -196,15 +215,23 @@ function addLine(record: Open, line: string, from: number): number {
     if (end < at) end = endFrom(line, at);
     const comma = line.indexOf(",", at);
     if (comma < 0 || comma > end) {
-      record.cells.push(record.cell + line.slice(at, end));
+      addCell(record, record.cell + line.slice(at, end));
       record.cell = "";
       return Math.min(end + 1, line.length);
     }
-    record.cells.push(record.cell + line.slice(at, comma));
+    addCell(record, record.cell + line.slice(at, comma));
     record.cell = "";
     at = comma + 1;
     fresh = true;
   }
+}
+
+/** No table has so many columns; what is beyond is not kept. */
+const MAX_CELLS = 20_000;
+
+function addCell(record: Open, cell: string): void {
+  if (record.cells.length < MAX_CELLS) record.cells.push(cell);
+  else record.error ??= new UserError(`${record.place}: a row of more than ${MAX_CELLS} cells`);
 }
 
 /** The next carriage return, or the end of the line. */

@@ -10,7 +10,7 @@ import { Float, type Row } from "./row.ts";
 export type Fields = readonly (readonly [name: string, inside: Fields])[];
 
 /** Beyond this many names, objects are taken for dictionaries, whose keys are data. */
-const MAX_FIELDS = 2000;
+const MAX_FIELDS = 20_000;
 
 /**
  * Collects the fields of rows.
@@ -35,6 +35,7 @@ export class FieldUnion {
   /** Adds what a row has. */
   add(row: Row): void {
     for (const name in row) {
+      if (this.#inside.size > MAX_FIELDS) return;
       let inside = this.#inside.get(name);
       if (!inside) this.#inside.set(name, inside = new FieldUnion());
       inside.#addValue(row[name]);

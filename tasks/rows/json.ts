@@ -8,6 +8,7 @@ import { joinArrays } from "../files/arrays.ts";
 import {
   type Block,
   decodeLines,
+  isBlankBlock,
   MAX_RECORD,
   readBlocks,
   readBytes,
@@ -32,6 +33,7 @@ export type OnBad = (error: UserError) => void;
  */
 export async function* jsonLines(file: string, bad: OnBad): AsyncGenerator<FileRow[]> {
   for await (const block of readBlocks(file, "whole")) {
+    if (isBlankBlock(block)) continue;
     const rows: FileRow[] = [];
     let at = 0;
     for (const [i, line] of decodeLines(block, file).entries()) {
@@ -46,8 +48,8 @@ export async function* jsonLines(file: string, bad: OnBad): AsyncGenerator<FileR
           rows.push({ row: parseRow(line, `${file}:${number}`), span });
         } catch (error) {
           const parts = rowsBetweenReturns(block, span);
-          if (parts) rows.push(...parts);
-          else report(error, bad);
+          if (!parts) report(error, bad);
+          else for (const part of parts) rows.push(part);
         }
       }
     }

@@ -83,6 +83,9 @@ export function numberOf(source: string): unknown {
   return Number.isSafeInteger(value) ? value : BigInt(source);
 }
 
+/** Of a row; more are nobody's, and take long. */
+const MAX_FIELDS = 20_000;
+
 /**
  * Parses the JSON of one row and gives its fields the Hub's names.
  *
@@ -97,7 +100,9 @@ export function parseRow(text: string, place: string): Row {
     throw new UserError(oneLine(`${place}: not JSON: ${(error as Error).message}`));
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-    return withHubNames(value as Row);
+    const { length } = Object.keys(value);
+    if (length <= MAX_FIELDS) return withHubNames(value as Row);
+    throw new UserError(`${place}: expected at most ${MAX_FIELDS} fields, got ${length}`);
   }
   const kind = value === null ? "null" : Array.isArray(value) ? "an array" : `a ${typeof value}`;
   throw new UserError(`${place}: expected a row as an object {"field": value}, got ${kind}`);

@@ -11,7 +11,7 @@ import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { filesBelow, filesMatching, isPattern, isThere, realPath } from "../files/find.ts";
 import { parsePythonJson } from "../files/json.ts";
-import { decodeLines, readBlocks, strictUtf8 } from "../files/lines.ts";
+import { decodeLines, isBlankBlock, readBlocks, strictUtf8 } from "../files/lines.ts";
 import { openParquet, type ParquetValues } from "../files/parquet.ts";
 import { isFolder, regularFile } from "../files/read.ts";
 
@@ -176,7 +176,11 @@ function* finish(document: Growing): Generator<string[]> {
 
 async function* textDocuments(file: string, maxDocument: number): AsyncGenerator<string[]> {
   const document: Growing = { lines: [], length: 0 };
-  for await (const { lines } of readLines(file, "split")) {
+  for await (const { lines, isBlank } of readLines(file, "split")) {
+    if (isBlank) {
+      yield* finish(document);
+      continue;
+    }
     for (const line of lines.flatMap(splitReturns)) {
       if (line.trim() === "") yield* finish(document);
       else yield* add(document, line, maxDocument);
@@ -276,14 +280,20 @@ function splitLine(line: string, max: number): string[] {
 interface Lines {
   lines: string[];
   first: number;
+  /** Whether there was nothing but white space, and the lines were left out. */
+  isBlank: boolean;
 }
 
 /** The lines of a file; the first one that is not UTF-8 is an error. */
 async function* readLines(file: string, longLine: "split" | "whole"): AsyncGenerator<Lines> {
   for await (const block of readBlocks(file, longLine)) {
+    if (isBlankBlock(block)) {
+      yield { lines: [], first: block.first, isBlank: true };
+      continue;
+    }
     const lines = decodeLines(block, file);
     const broken = lines.find((line) => typeof line !== "string");
     if (broken) throw broken;
-    yield { lines: lines as string[], first: block.first };
+    yield { lines: lines as string[], first: block.first, isBlank: false };
   }
 }
