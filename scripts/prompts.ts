@@ -76,7 +76,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     async run(args) {
       const { words = [], ...flags } = { ...defaults(SHOW), ...parseFlags(SHOW, args) };
       if (words.length !== 1) throw new UserError(`expected one dataset, got ${words.length}`);
-      return { lines: await showLines({ ...places(flags), ...flags, dataset: words[0] }) };
+      const shown = await showLines({ ...places(flags), ...flags, dataset: words[0] });
+      return { lines: shown.lines, fail: shown.failures > 0 };
     },
   },
   lint: {

@@ -45,7 +45,7 @@ export function listLines(
   return aligned(rows, 4);
 }
 
-/** `show`: a dataset's templates, and what they make of one row. */
+/** `show`: a dataset's templates, and what they make of one row; `failures` counts those that fail. */
 export async function showLines(
   { templates: folder, data, dataset, template, split, row: number }: PromptPlaces & {
     dataset: string;
@@ -53,7 +53,7 @@ export async function showLines(
     split?: string;
     row: number;
   },
-): Promise<string[]> {
+): Promise<{ lines: string[]; failures: number }> {
   const templates = openTemplates(folder);
   const shown = template === undefined
     ? templates.of(dataset)
@@ -63,13 +63,19 @@ export async function showLines(
     throw new UserError(`${dataset}: there is no row ${number}`);
   }
   const lines = row === undefined ? [] : [`row ${number}: ${rowText(row)}`, ""];
-  return [
-    ...lines,
-    ...shown.flatMap((t, i) => [...(i > 0 ? [""] : []), ...describeTemplate(t, row)]),
-  ];
+  let failures = 0;
+  const described = shown.flatMap((t, i) => {
+    const { lines, fails } = describeTemplate(t, row);
+    if (fails) failures++;
+    return [...(i > 0 ? [""] : []), ...lines];
+  });
+  return { lines: [...lines, ...described], failures };
 }
 
-function describeTemplate(template: Template, row: Row | undefined): string[] {
+function describeTemplate(
+  template: Template,
+  row: Row | undefined,
+): { lines: string[]; fails?: boolean } {
   const { name, originalTask, metrics, fields, jinja, answerChoices } = template;
   const about = [originalTask ? "original task" : "another task", ...metrics].join(", ");
   const lines = [
@@ -77,7 +83,7 @@ function describeTemplate(template: Template, row: Row | undefined): string[] {
     ...indented("template", jinja),
     ...(answerChoices === null ? [] : indented("choices", answerChoices)),
   ];
-  if (row === undefined) return lines;
+  if (row === undefined) return { lines };
   const random = new Random(key(1));
   let rendered: Rendered;
   try {
@@ -86,15 +92,18 @@ function describeTemplate(template: Template, row: Row | undefined): string[] {
     });
   } catch (error) {
     if (!(error instanceof RenderError)) throw error;
-    return [...lines, ...indented("fails", `${error.kind}: ${error.message}`)];
+    const why = indented("fails", `${error.kind}: ${error.message}`);
+    return { lines: [...lines, ...why], fails: true };
   }
   const { parts, choices } = rendered;
   const names = parts.length === 2 ? ["prompt", "target"] : parts.map((_, i) => `part ${i + 1}`);
-  return [
-    ...lines,
-    ...parts.flatMap((part, i) => indented(names[i], part)),
-    ...(choices ? indented("ranked", choices.join(" | ")) : []),
-  ];
+  return {
+    lines: [
+      ...lines,
+      ...parts.flatMap((part, i) => indented(names[i], part)),
+      ...(choices ? indented("ranked", choices.join(" | ")) : []),
+    ],
+  };
 }
 
 function indented(label: string, text: string): string[] {

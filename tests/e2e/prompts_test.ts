@@ -127,7 +127,9 @@ Deno.test("prompts lint: exit code 1 for a target outside the choices, 0 if all 
   );
   assert.match(out, /'fails': fails to render in 2 of 2 rows: row 0: IndexError/);
   assert.match(lines.at(-1)!, /^5 templates looked at; \d+ findings, \d+ of them errors$/);
-  const shown = await prompts("show", "notes", ...lint.slice(1), "--template", "fails");
+  const failing = ["show", "notes", ...lint.slice(1), "--template", "fails"];
+  const shown = await inTime(start("prompts", failing));
+  assert.deepEqual([shown.code, shown.err], [1, ""]);
   assert.match(shown.out, /^ +fails +IndexError: /m);
 
   // A condition that leaves rows out is no mistake.
@@ -163,7 +165,7 @@ Deno.test("prompts: mistakes get one line", async () => {
     [["show", "notes", "--split", "tain", ...places()], /no split "tain".*did you mean train\?/],
     [["lint", "notes", "--data", rows, "--templates", at("templates")], /train\.jsonl:1: not JSON/],
     [["list", "--templates", broken], /templates\.yaml:\d+: not YAML/],
-    [["list", "--templates", at("nowhere")], /nowhere: expected a folder with templates/],
+    [["list", "--templates", at("nowhere")], /nowhere: cannot be read: no such file or folder/],
     [["lint", "--data", at("nowhere"), "--templates", at("templates")], /nowhere: no such folder/],
     [["list", "--templtes", "x"], /unknown flag --templtes; did you mean --templates\?/],
   ];
