@@ -9,21 +9,13 @@ import { compileNormalizers } from "../../../tasks/tokenizer/normalizers.ts";
 import { compilePreTokenizers } from "../../../tasks/tokenizer/pre_tokenizers.ts";
 import { Regex } from "../../../tasks/tokenizer/regex.ts";
 import { Tokenizer, type TokenizerJson } from "../../../tasks/tokenizer/tokenizer.ts";
+import { mutate, recorded } from "./mutations.ts";
 
 const steps = () => ({ left: 1_000_000 });
 
-/** A tokenizer.json, and texts with their ids. */
-interface Recorded {
-  json: TokenizerJson;
-  cases: [text: string, ids: number[]][];
-}
-
 Deno.test("recorded: random settings give the ids that Rust tokenizers 0.23.2 gave", async () => {
   let texts = 0;
-  const file = new URL("recorded.jsonl", import.meta.url);
-  const lines = (await Deno.readTextFile(file)).trimEnd().split("\n");
-  for (const line of lines) {
-    const { json, cases }: Recorded = JSON.parse(line);
+  for (const { json, cases } of await recorded()) {
     const tokenizer = new Tokenizer(json);
     for (const [text, ids] of cases) {
       const { vocab: _, ...model } = json.model;
@@ -401,4 +393,9 @@ Deno.test("what is not read here, or not as the format has it, is refused by nam
     };
     assert.throws(read, { name: "UserError", message }, JSON.stringify(settings));
   }
+});
+
+Deno.test("a damaged tokenizer.json gives ids, or one line", async () => {
+  const { read, refused, same } = await mutate(30);
+  assert.ok(read > 20 && refused > 500 && same > 10, JSON.stringify({ read, refused, same }));
 });
