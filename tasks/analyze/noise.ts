@@ -164,7 +164,7 @@ async function passBlocks(
     program.run({ inputs: { ...inputs }, key: key(seed) });
     const noise = await program.read("noise"), correction = await program.read("correction");
     const replacedness = outputs.replacedness && await program.read("replacedness");
-    const textOf = (id: number) => tokenizer.decode([id]);
+    const textOf = pieceTexts(tokenizer);
     return blocks.map((block, row) =>
       Array.from(block, (id, column) => {
         const i = row * length + column;
@@ -182,4 +182,10 @@ async function passBlocks(
   } finally {
     program.destroy();
   }
+}
+
+/** A token's text inside a line, where its space in front is kept: decoders drop that of a first word. */
+function pieceTexts(tokenizer: Tokenizer): (id: number) => string {
+  const first = tokenizer.encode("a")[0], before = tokenizer.decode([first]);
+  return (id) => tokenizer.decode([first, id]).slice(before.length);
 }

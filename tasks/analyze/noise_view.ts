@@ -106,7 +106,8 @@ const STYLE = `<style>
 .noise { line-height: 1; margin: 0 0 2rem; }
 .noise span.t { display: inline-block; vertical-align: bottom; text-align: center; margin: .15rem 0;
   padding: .1rem .15rem; border-radius: .2rem; white-space: pre; }
-.noise span.t small { display: block; font-size: .7rem; min-height: .9rem; opacity: .8; }
+.noise span.t small { display: block; font-size: .75rem; min-height: 1rem; }
+.noise span.t b { display: block; line-height: 1.6; }
 .noise .hidden b { text-decoration: underline; text-underline-offset: .2rem; }
 .noise .replaced b { text-decoration: underline wavy; }
 </style>`;

@@ -7,9 +7,7 @@ import { declareParameters } from "../../models/parameters.ts";
 import { readStepFolder } from "../../tasks/verify/step_folder.ts";
 import { goldenPath, hasGolden } from "./golden.ts";
 
-for (
-  const name of ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm"]
-) {
+for (const name of ["tiny_lm", "tiny_all_positions", "tiny_weighted_shared_norm"]) {
   Deno.test({
     name: `metro: losses, logits and gradients of golden step ${name}`,
     ignore: !hasGolden,
