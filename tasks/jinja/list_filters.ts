@@ -224,7 +224,7 @@ function cut(value: unknown, [count, fill]: Args): Lazy {
   const least = Math.floor(all.length / columns), longer = all.length - least * columns;
   const out: unknown[] = [];
   for (let i = 0, at = 0; i < columns; i++) {
-    const size = least + (i < longer ? 1 : 0), column = all.slice(at, at + size);
+    const size = least + (i < longer ? 1 : 0), column = Array.from(all.slice(at, at + size));
     at += size;
     spendSteps(3 + size);
     if (fill !== undefined && fill !== null && i >= longer) column.push(fill);

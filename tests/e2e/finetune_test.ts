@@ -482,7 +482,7 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
     [{ data: undefined }, /--templates is given without --data/],
     [{ templates: undefined }, /--data is given without --templates/],
     [{ data: at("nowhere") }, /nowhere: no such folder/],
-    [{ templates: at("nowhere") }, /nowhere: expected a folder with templates/],
+    [{ templates: at("nowhere") }, /nowhere: cannot be read: no such file or folder/],
     [{ run: at("nowhere") }, /nowhere: expected the folder of a run/],
     [{ run: undefined }, /expected --run FOLDER/],
     [{ run: bare }, /bare: the run has no weights yet/],

@@ -72,6 +72,8 @@ export const BUILTINS: Readonly<Record<string, readonly [string, string][]>> = {
     ["[1, 2, 3] | batch(2, 'x') | list", "[[1, 2], [3, 'x']]"],
     ["[1, 2, 3] | slice(2) | list", "[[1, 2], [3]]"],
     ["[1, 2, 3] | slice(2, 'x') | list", "[[1, 2], [3, 'x']]"],
+    ["(1, 2) | slice(2) | list, (1, 2) | batch(2) | list", "([[1], [2]], [[1, 2]])"],
+    ["(2, 1) | sort, (1, 1) | unique | list, (1,) | map('string') | list", "([1, 2], [1], ['1'])"],
     ["{'b': 1, 'A': 2} | dictsort", "[('A', 2), ('b', 1)]"],
     ["{'b': 1, 'A': 2} | dictsort(by='value')", "[('b', 1), ('A', 2)]"],
     ["{'b': 1, 'B': 0, 'a': 2} | dictsort(true, reverse=true)", "[('b', 1), ('a', 2), ('B', 0)]"],
