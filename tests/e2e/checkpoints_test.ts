@@ -50,14 +50,24 @@ const SHORT = {
 
 /** What the model says; sampled, since one that has learned nothing may end at once otherwise. */
 async function answers(...which: string[]): Promise<string> {
+  return await answersIn({}, ...which);
+}
+
+/** The same with environment variables. */
+async function answersIn(env: Record<string, string>, ...which: string[]): Promise<string> {
   const flags = ["--strategy", "sample", "--temperature", "5", "--max-tokens", "12"];
-  return (await succeed("generate", [...which, ...flags, ...PROMPT.split(" ")])).out;
+  return (await succeed("generate", [...which, ...flags, ...PROMPT.split(" ")], env)).out;
 }
 
 /** A sign per row and template, and the name in the table. */
 async function evaluated(out: string, ...which: string[]) {
+  return await evaluatedIn({}, out, ...which);
+}
+
+/** The same with environment variables. */
+async function evaluatedIn(env: Record<string, string>, out: string, ...which: string[]) {
   const flags = ["--tasks", "film_notes", "--limit", "6", "--out", out];
-  const { out: said, err } = await succeed("eval_t0", [...which, ...flags]);
+  const { out: said, err } = await succeed("eval_t0", [...which, ...flags], env);
   const files = (await readdir(out)).filter((name) => name.endsWith(".json")).toSorted();
   const results: TemplateResult[] = await Promise.all(files.map((name) => json(join(out, name))));
   return {
@@ -140,16 +150,12 @@ Deno.test("a name of the Hub is found in the cache, without a network", async ()
   const commit = "0123456789abcdef0123456789abcdef01234567", kept = at("cache/models--someone--t5");
   await put(join(kept, "refs/main"), commit);
   await cp(t5, join(kept, "snapshots", commit), { recursive: true });
-  const variables = { HF_HUB_CACHE: at("cache"), HF_HUB_OFFLINE: "1" };
-  for (const [name, value] of Object.entries(variables)) Deno.env.set(name, value);
-  try {
-    assert.equal(await answers("--model", "someone/t5"), await answers("--model", t5));
-    const { names } = await evaluated(at("named-eval"), "--model", "someone/t5");
-    assert.deepEqual(names, ["someone/t5"]);
-    await fail("generate", ["--model", "someone/t6", "x"], /HF_HUB_OFFLINE is set, and the cache/);
-  } finally {
-    for (const name of Object.keys(variables)) Deno.env.delete(name);
-  }
+  const env = { HF_HUB_CACHE: at("cache"), HF_HUB_OFFLINE: "1" };
+  assert.equal(await answersIn(env, "--model", "someone/t5"), await answers("--model", t5));
+  const { names } = await evaluatedIn(env, at("named-eval"), "--model", "someone/t5");
+  assert.deepEqual(names, ["someone/t5"]);
+  const missing = /HF_HUB_OFFLINE is set, and the cache/;
+  await fail("generate", ["--model", "someone/t6", "x"], missing, env);
 });
 
 Deno.test("a pretrained run is converted if its head is linear, and refused if not", async () => {

@@ -7,7 +7,7 @@ import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Random } from "../../ops/graph/random.ts";
 import { type MetricRecord, readMetrics } from "../../tasks/reports/metrics.ts";
-import { type Ended, ended, start } from "./command.ts";
+import { type Ended, ended, ROOT, start } from "./command.ts";
 
 /** Longer than any command here takes; a driver that hangs shall not block the tests. */
 const LIMIT_MS = 150_000;
@@ -53,15 +53,24 @@ export async function inTime(process: Deno.ChildProcess): Promise<Ended> {
 }
 
 /** Runs a task that must succeed. */
-export async function succeed(task: string, args: string[]): Promise<Ended> {
-  const result = await inTime(start(task, args));
+export async function succeed(
+  task: string,
+  args: string[],
+  env: Record<string, string> = {},
+): Promise<Ended> {
+  const result = await inTime(start(task, args, ROOT, env));
   assert.equal(result.code, 0, `${task} ${args.join(" ")}\n${result.err}`);
   return result;
 }
 
 /** Runs a task that must fail with exit code 1 and one line, its last, that says what is wrong. */
-export async function fail(task: string, args: string[], expected: RegExp): Promise<void> {
-  const { code, err } = await inTime(start(task, args));
+export async function fail(
+  task: string,
+  args: string[],
+  expected: RegExp,
+  env: Record<string, string> = {},
+): Promise<void> {
+  const { code, err } = await inTime(start(task, args, ROOT, env));
   const shown = `${task} ${args.join(" ")}: exit code ${code}\n${err}`;
   assert.equal(code, 1, shown);
   const lines = err.trimEnd().split("\n");
