@@ -105,15 +105,10 @@ export async function packCorpus(request: PackRequest): Promise<PackedManifest> 
   if (bos === undefined) {
     throw new UserError("tokenizer: it has no token <s>, with which every block begins");
   }
+  if (keep && holdsCorpus(out)) return await kept(request); // perhaps on a disk that cannot be written to
   using _held = await lockPacked(out);
   refuseForeign(out);
-  if (keep && holdsCorpus(out)) {
-    if (await isFresh(out, request)) return readManifest(out);
-    throw new UserError(
-      `${out}: holds a packed corpus of other text, tokenizer or settings, which a run may need; give ` +
-        "another --packed folder, or delete this one",
-    );
-  }
+  if (keep && holdsCorpus(out)) return await kept(request);
   removeLeftovers(out);
   const temporary = makeTemporary(out);
   try {
@@ -139,6 +134,16 @@ export async function packCorpus(request: PackRequest): Promise<PackedManifest> 
     Deno.removeSync(temporary, { recursive: true });
     throw explain(error, out);
   }
+}
+
+/** A packed corpus that is there already, if it is what is asked for. */
+async function kept(request: PackRequest): Promise<PackedManifest> {
+  const { out } = request;
+  if (await isFresh(out, request)) return readManifest(out);
+  throw new UserError(
+    `${out}: holds a packed corpus of other text, tokenizer or settings, which a run may need; give ` +
+      "another --packed folder, or delete this one",
+  );
 }
 
 /** The files of both parts, down to the disk. */
@@ -170,11 +175,13 @@ async function writeParts(
 }
 
 /**
- * Looks whether a corpus can be packed into a folder, before any work is done.
+ * Looks whether a corpus can be packed into a folder, before any work is done. One that is there already is
+ * used or refused when tokenizer and text are known.
  *
  * @throws {UserError} if it holds other files, cannot be written to, or another process packs into it
  */
 export async function expectPackable(out: string): Promise<void> {
+  if (holdsCorpus(out)) return;
   using _held = await lockPacked(out);
   refuseForeign(out);
 }

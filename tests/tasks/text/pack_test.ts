@@ -303,5 +303,7 @@ Deno.test("what killed processes have left is removed; what one is packing is no
     const options = { what: "x", doing: "packing", otherwise: "wait" };
     using _held = await lock(`${dir}/packed.lock`, options);
     await assert.rejects(packCorpus(request), /packed: in use by process \d+.* \(packing\)/);
+    await packCorpus({ ...request, keep: true }); // it is there: nothing is written
+    Deno.removeSync(request.out, { recursive: true });
     await assert.rejects(expectPackable(request.out), /in use/);
   }));
