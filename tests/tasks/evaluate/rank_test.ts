@@ -236,10 +236,18 @@ cpuTest("scores and plans have the same bits whatever the number of ranks", asyn
   assert.deepEqual(three, one);
 });
 
-cpuTest("scores that are no numbers stay so on several ranks", async () => {
-  const { scores } = await scoresBy(2, { scale: NaN });
-  assert.ok(scores.flat(2).every(Number.isNaN), scores.flat(2).join(" "));
-});
+cpuTest(
+  "scores that are no numbers end the job of several ranks, or stay so if they may",
+  async () => {
+    await assert.rejects(scoresBy(2, { scale: NaN }), {
+      name: "UserError",
+      message:
+        /^rank \d: prompt 1, choice 1: its log-probability is NaN, expected a finite number;/,
+    });
+    const { scores } = await scoresBy(2, { scale: NaN, allowNonfinite: true });
+    assert.ok(scores.flat(2).every(Number.isNaN), scores.flat(2).join(" "));
+  },
+);
 
 cpuTest("ranks with different prompts end with a line instead of wrong scores", async () => {
   await assert.rejects(scoresBy(2, { different: true }), {

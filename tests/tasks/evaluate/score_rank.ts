@@ -12,6 +12,8 @@ export interface ScoreArgs {
   calls: readonly (readonly [count: number, length: number])[];
   /** Factor of the weights. */
   scale?: number;
+  /** Whether scores may be no numbers. */
+  allowNonfinite?: boolean;
   /** Each rank gets requests of its own. */
   different?: boolean;
 }
@@ -24,13 +26,14 @@ export interface Scores {
   paddedTokens: number;
 }
 
-serveRank<ScoreArgs>(async ({ calls, scale, different }, { group }): Promise<Scores> => {
+serveRank<ScoreArgs>(async (args, { group }): Promise<Scores> => {
   const device = await inTurn(
     group,
     "opening the device",
     () => openTestDevice(),
   );
-  const model = await modelOn(device, scale);
+  const { calls, scale, different, allowNonfinite } = args;
+  const model = { ...await modelOn(device, scale), allowNonfinite };
   const ranker = new Ranker(model, { batchTokens: 256, group });
   const scores: number[][][] = [];
   for (const [count, length] of calls) {
