@@ -10,6 +10,9 @@ import type { AddedToken, TokenizerJson } from "./tokenizer.ts";
 /** Many times the largest vocabularies; an id is a row of a token table. */
 const MOST_IDS = 1 << 22;
 
+/** As deep as files may be; objects that are none are measured here. */
+const MAX_DEPTH = 32;
+
 const FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"];
 
 /**
@@ -31,6 +34,8 @@ export function checkTokenizerJson(json: unknown): asserts json is TokenizerJson
   const given = isRecord(json) ? json : {};
   const missing = [...sections, "model"].filter((section) => given[section] === undefined);
   if (missing.length > 0) throw new UserError(`tokenizer: no section ${missing.join(", ")}`);
+  const deep = Object.entries(given).find(([, section]) => isDeep(section, MAX_DEPTH));
+  if (deep) throw new UserError(`tokenizer: ${shown(deep[0])} is nested too deeply`);
   const { model, added_tokens } = given;
   expectAll("added_tokens", "a token with its id", added_tokens, isAddedToken);
   if (!isRecord(model)) throw fault("model", "an object", model);
@@ -38,6 +43,11 @@ export function checkTokenizerJson(json: unknown): asserts json is TokenizerJson
   else if (!isRecord(model.vocab)) throw fault("model.vocab", "pieces", model.vocab);
   else checkIds(Object.entries(model.vocab));
   checkAdded(added_tokens as AddedToken[], model.vocab as Vocab);
+}
+
+function isDeep(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isDeep(inner, levels - 1));
 }
 
 /** The ids of pieces that are named with them: each has one of its own. */

@@ -24,7 +24,7 @@ import {
 export type Normalize = (text: string) => string;
 
 /** A text may become so many times longer, and so many characters more. */
-const LONGER = { times: 64, more: 1 << 20 };
+const LONGER = { times: 20, more: 1 << 16 };
 
 /**
  * Compiles the section `normalizer`.
@@ -60,7 +60,19 @@ function compile(section: Section, steps: Steps): Step {
   }
   const kind = Object.hasOwn(KINDS, section.type) ? KINDS[section.type] : undefined;
   if (!kind) throw unread("normalizer", section.type);
-  return kind(section, steps);
+  const step = kind(section, steps);
+  return (text, most) => {
+    const result = step(text, most);
+    if (result.length > most) throw tooLong(section, most);
+    return result;
+  };
+}
+
+function tooLong({ where }: Section, most: number): UserError {
+  const length = (most - LONGER.more) / LONGER.times;
+  return new UserError(
+    `tokenizer: ${where}: makes more than ${most} characters of a text of ${length}`,
+  );
 }
 
 const KINDS: Readonly<Record<string, (section: Section, steps: Steps) => Step>> = {
@@ -148,12 +160,7 @@ function replace(section: Section, steps: Steps): Step {
     for (const [from, to] of matches(text)) {
       result += text.slice(start, from) + content;
       start = to;
-      if (result.length > most) {
-        throw new UserError(
-          `tokenizer: ${section.where}: makes more than ${most} characters of a text of fewer than ` +
-            `${Math.ceil(most / LONGER.times)}`,
-        );
-      }
+      if (result.length > most) throw tooLong(section, most);
     }
     return result + text.slice(start);
   };

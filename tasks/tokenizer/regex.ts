@@ -74,10 +74,13 @@ export class Regex {
     this.#source = source;
     this.#steps = steps;
     try {
+      if (source.length > LARGEST) refuse(`an expression of ${source.length} characters`);
       const { body } = parse(source, { rules: { singleline: false } });
       this.#program = compile(body as AlternativeNode[], PLAIN);
     } catch (error) {
-      const reason = shown((error as Error).message);
+      // The parser and the compiler follow the nesting.
+      const deep = error instanceof RangeError, { message } = error as Error;
+      const reason = deep ? "it is nested too deeply" : shown(message);
       throw new UserError(`tokenizer: the regular expression ${shown(source)}: ${reason}`);
     }
   }

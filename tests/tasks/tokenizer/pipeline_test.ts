@@ -368,6 +368,19 @@ const REFUSED: [settings: object, message: RegExp][] = [
   [{ model: bpe({ merges: [["a", "c"]] }) }, /merge .* is not in the vocabulary/],
   [{ model: bpe({ unk_token: "none" }) }, /unk_token none is not in the vocabulary/],
   [{ model: unigram({ unk_id: null }) }, /unk_id/],
+  [
+    { normalizer: { type: "Sequence", normalizers: new Array(65).fill({ type: "NFC" }) } },
+    /64 steps, got 65/,
+  ],
+  [{ pre_tokenizer: split("Isolated", false, { Regex: "(a{1000}){1000}" }) }, /10000 instructions/],
+  [
+    { pre_tokenizer: split("Isolated", false, { Regex: "(".repeat(4999) + ")".repeat(4999) }) },
+    /regular expression \(+…: (it is nested too deeply|an expression)|normalizer|empty/,
+  ],
+  [
+    { normalizer: Array.from({ length: 99 }).reduce((inner) => [inner], []) },
+    /normalizer is nested too deeply/,
+  ],
   [{ model: { type: "Magic", vocab: {} } }, /model: Magic is not read here/],
   [{ model: { ...WORDS.model, vocab: { a: 1, b: 1 } } }, /b and a have the same id 1/],
   [{ added_tokens: [added("x"), added("x")] }, /x is listed twice/],
