@@ -253,7 +253,7 @@ function readMoment(text: string): PyDate | PyDateTime | undefined {
   const local = BigInt(date.getTime() + seconds * 1000) * 1000n +
     BigInt(fraction.slice(0, 6).padEnd(6, "0"));
   if (zone === undefined) return new PyDateTime(local);
-  if (zone === "Z") return new PyDateTime(local, { zone: "UTC" });
+  if (zone === "Z") return new PyDateTime(local, { zone: "+00:00" });
   const [hours, minutes = "0"] = zone.slice(1).split(":");
   const offset = BigInt(Number(hours) * 60 + Number(minutes)) * 60_000_000n;
   const name = `${zone[0]}${hours.padStart(2, "0")}:${minutes.padStart(2, "0")}`;
