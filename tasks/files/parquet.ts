@@ -88,7 +88,7 @@ export interface ParquetFile {
 }
 
 /** More rows than this in one group would not fit into memory, whatever they hold. */
-const MAX_GROUP = 1 << 24;
+const MAX_GROUP = 1 << 22;
 const MAX_DEPTH = 100;
 
 /**

@@ -5,7 +5,7 @@
  */
 import { UserError } from "../../ops/graph/errors.ts";
 import { parsePythonJson } from "../files/json.ts";
-import { strictUtf8 } from "../files/lines.ts";
+import { MAX_RECORD, strictUtf8 } from "../files/lines.ts";
 import {
   openParquet,
   type ParquetField,
@@ -20,11 +20,20 @@ import type { FileRow, OnBad } from "./json.ts";
 import { float, hubName, integer, numberOf, oneLine } from "./row.ts";
 import { made } from "./stored.ts";
 
+/** A row group with more values than this is not even read. */
+const MAX_CELLS = 1 << 25;
+
 /** The rows of a Parquet file, one batch for each row group. */
 export async function* parquetRows(path: string, bad: OnBad): AsyncGenerator<FileRow[]> {
   using file = await open(path);
   const names = file.columns.map(({ element }) => hubName(element.name));
   for (const [i, group] of file.groups.entries()) {
+    if (group.count * names.length > MAX_CELLS) {
+      throw new UserError(
+        `${path}: a row group of ${group.count} rows and ${names.length} columns, which is too much ` +
+          "for memory; write the file with smaller row groups",
+      );
+    }
     let columns: unknown[][];
     try {
       columns = names.map((_, column) => valuesOf(file, group, column));
@@ -187,6 +196,9 @@ function integerConverter(
 }
 
 function text(bytes: Uint8Array, path: string): unknown {
+  if (bytes.length > MAX_RECORD) {
+    return made("unusable", `a text in column "${path}" of more than ${MAX_RECORD >> 20} MB`);
+  }
   try {
     return strictUtf8.decode(bytes);
   } catch {

@@ -126,3 +126,32 @@ Deno.test("the callback may throw to stop", () =>
     await assert.rejects(readRows(dir, "d", "train", { onBad }).next(), userError("enough"));
     assert.equal(count, 1);
   }));
+
+Deno.test("what would take all memory is refused before it does", async () => {
+  const fields = Array.from({ length: 20_001 }, (_, i) => `"f${i}":1`).join();
+  await assertBad(
+    { "d/train.jsonl": `{"a":1}\n{${fields}}` },
+    ["jsonl:2:", "at most 20000 fields"],
+    [
+      { a: 1 },
+    ],
+  );
+  const cells = ",".repeat(20_001);
+  await assertBad({ "d/train.csv": `a\n1\n${cells}\n` }, ["csv:3:", "20000 cells"], [{ a: 1 }]);
+  const deep = "[".repeat(100_000) + "]".repeat(100_000);
+  await assertBad({ "d/train.jsonl": `{"a":${deep}}\n{"a":1}` }, ["jsonl:1:", "900 brackets"], [
+    { a: 1 },
+  ]);
+  const long = `{"a":"${"x".repeat(17 << 20)}"}`;
+  await assertBad({ "d/train.jsonl": `{"a":1}\n${long}` }, ["jsonl:2:", "more than 16 MB"], [
+    { a: 1 },
+  ]);
+  await inFolder(
+    { "d/train.parquet": table({ a: ["x".repeat(17 << 20)], b: [1] }) },
+    async (dir) => {
+      const [row] = await rowsIn(dir);
+      assert.equal(compileTemplate("{{ b }}").render(row), "1");
+      assert.throws(() => compileTemplate("{{ a }}").render(row), /"a" of more than 16 MB/);
+    },
+  );
+});
