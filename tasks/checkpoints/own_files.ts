@@ -12,14 +12,23 @@ import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { sha256 } from "../files/seal.ts";
 
-/** Settings that say how long training goes on, and nothing of what the weights are. */
+/** Settings that say how long training goes on. */
 const LENGTH = ["updates", "scheduleUpdates"];
+/**
+ * Settings that say nothing of what the weights are: where things lie, and how often to look. Runs that differ
+ * in these alone have the same weights, to the byte.
+ */
+const ASIDE = [
+  ...LENGTH,
+  ...["text", "tokenizer", "data", "templates", "from"],
+  ...["logEvery", "evaluateEvery", "evaluateTokens", "evaluateExamples", "saveEvery"],
+];
 
 /**
  * What the weights' file says of the files that belong to it.
  *
  * @param config what `config.json` holds; how it is spaced and ordered does not matter, nor how long the run
- * is to go on
+ * is to go on, where its data lie, and how often it looks
  * @param tokenizer checksum of the tokenizer
  *
  * @example
@@ -33,7 +42,7 @@ const LENGTH = ["updates", "scheduleUpdates"];
  * ```
  */
 export function marksOf(config: object, tokenizer: string): { config: string; tokenizer: string } {
-  const settings = Object.entries(config).filter(([name]) => !LENGTH.includes(name));
+  const settings = Object.entries(config).filter(([name]) => !ASIDE.includes(name));
   return { config: sha256(canonical(Object.fromEntries(settings))), tokenizer };
 }
 

@@ -2,7 +2,8 @@
  * Mutations of run folders: one file of a run is damaged, or one value in it becomes another, and whatever
  * reads the run must give one line, or exactly what it gives of the undamaged folder.
  *
- * By hand, for as many as one likes: `deno run -A tests/e2e/mutations.ts COUNT [SEED]`.
+ * By hand, for as many as one likes: `deno run -A tests/e2e/mutations.ts COUNT [SEED] [processes]`; with the
+ * last word as a user meets them, by the commands themselves.
  */
 import assert from "node:assert/strict";
 import { cp, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
@@ -18,7 +19,8 @@ import { finetune } from "../../tasks/finetune.ts";
 import { pretrain } from "../../tasks/pretrain.ts";
 import { readMetrics } from "../../tasks/reports/metrics.ts";
 import { mutated, withOtherValue } from "../fuzz.ts";
-import { jsonLines, put, someWords, templatesFile } from "./prompted.ts";
+import { start } from "./command.ts";
+import { inTime, jsonLines, put, someWords, templatesFile, words } from "./prompted.ts";
 
 /** What came of it. */
 export interface Tally {
@@ -148,6 +150,23 @@ export class Victims {
     "eval_t0 --run ft": (runs) => this.#evaluate(join(runs, "ft")),
   };
 
+  /** The same by the commands of `deno.json`. */
+  readonly processes: Record<string, (runs: string) => Promise<unknown>> = {
+    "pretrain --resume": async (runs) => {
+      await command("pretrain", { run: join(runs, "run"), resume: "" });
+      return await this.#results(join(runs, "run"));
+    },
+    "finetune --resume": async (runs) => {
+      await command("finetune", { run: join(runs, "ft"), resume: "" });
+      return await this.#results(join(runs, "ft"));
+    },
+    "eval_t0 --run ft": async (runs) => {
+      const data = { data: join(this.folder, "rows"), templates: join(this.folder, "templates") };
+      await command("eval_t0", { run: join(runs, "ft"), tasks: "all", ...data });
+      return await readFile(join(runs, "ft/eval/summary.csv"), "utf8");
+    },
+  };
+
   /** Which uses read a file. */
   usesOf(path: string): string[] {
     if (path.startsWith("run/")) return ["pretrain --resume"];
@@ -156,11 +175,24 @@ export class Victims {
   }
 }
 
+/** Runs a command; a `UserError` is what it says in one line before it ends with exit code 1. */
+async function command(task: string, flags: Record<string, string>): Promise<void> {
+  const { code, err } = await inTime(start(task, words(flags)));
+  if (code === 0) return;
+  const lines = err.trimEnd().split("\n");
+  const errors = lines.filter((line) => line.startsWith("error:"));
+  if (code !== 1 || errors.length !== 1 || errors[0] !== lines.at(-1) || /^\s+at /m.test(err)) {
+    throw new Error(`exit code ${code}: ${err}`);
+  }
+  throw new UserError(errors[0]);
+}
+
 /** Mutates files of runs, chosen at random. */
 export async function mutate(
   victims: Victims,
   count: number,
   seed: number,
+  uses = victims.uses,
   progress: (tally: Tally, done: number) => void = () => {},
 ): Promise<Tally> {
   const runs = join(victims.folder, "runs"), kept = join(victims.folder, "kept");
@@ -175,7 +207,7 @@ export async function mutate(
     await cp(kept, runs, { recursive: true, preserveTimestamps: true });
   };
   const expected = new Map<string, unknown>();
-  for (const [name, use] of Object.entries(victims.uses)) {
+  for (const [name, use] of Object.entries(uses)) {
     await fresh();
     expected.set(name, await use(runs));
   }
@@ -183,7 +215,7 @@ export async function mutate(
   for (let i = 0; i < count; i++) {
     const random = new Random(key(seed, i));
     const path = paths[random.below(paths.length)];
-    const uses = victims.usesOf(path), use = uses[random.below(uses.length)];
+    const names = victims.usesOf(path), use = names[random.below(names.length)];
     await fresh();
     const target = join(runs, path), before = new Uint8Array(await readFile(target));
     const { atime, mtime } = await stat(target);
@@ -193,7 +225,7 @@ export async function mutate(
     tally.files.set(path, (tally.files.get(path) ?? 0) + 1);
     const where = `seed ${seed}, number ${i}: ${path}, ${use}`;
     try {
-      assert.deepEqual(await victims.uses[use](runs), expected.get(use));
+      assert.deepEqual(await uses[use](runs), expected.get(use));
       tally.same++;
     } catch (error) {
       const fault = faultOf(error);
@@ -234,9 +266,10 @@ export function tallyText({ same, refused, wrong, files }: Tally): string {
 }
 
 if (import.meta.main) {
-  const [count = "3000", seed = "1"] = Deno.args;
+  const [count = "3000", seed = "1", how] = Deno.args;
   const victims = await Victims.make();
-  const tally = await mutate(victims, Number(count), Number(seed), (tally, done) => {
+  const uses = how === "processes" ? victims.processes : victims.uses;
+  const tally = await mutate(victims, Number(count), Number(seed), uses, (tally, done) => {
     if (done % 50 === 0) {
       console.error(`${done}: ${tallyText(tally).split("\n").toSpliced(1, 1).join("\n")}`);
     }
