@@ -223,7 +223,7 @@ Deno.test("--requeue begins a run that saved nothing anew, and leaves other fold
   assert.equal((await recordsOf(run)).at(-1)!.update, 4);
   await mkdir(foreign);
   await writeFile(join(foreign, "config.json"), JSON.stringify({ model_type: "t5" }));
-  await fail("pretrain", args(foreign), /already holds a run/);
+  await fail("pretrain", args(foreign), /config\.json that is not of a pretrain run/);
   assert.deepEqual(await readdir(foreign), ["config.json"]);
 });
 
