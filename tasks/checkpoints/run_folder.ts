@@ -12,7 +12,7 @@ import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
-import { checkpointFile, openCheckpoint, saveCheckpoint } from "./save.ts";
+import { openCheckpoint, readNewest, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
 import { exists, expectFile, onDisk, writeFile } from "../files/write.ts";
 import { anything, type Check, expectFields, fields, whole } from "../files/fields.ts";
@@ -47,7 +47,7 @@ export type Resume = boolean | "requeue";
 
 /** Whether a run's folder holds something to go on from. */
 export async function hasCheckpoint(run: string): Promise<boolean> {
-  return await exists(await checkpointFile(run, "training.json"));
+  return await readNewest(run, "training.json", stat).then(() => true, () => false);
 }
 
 /** Whether a folder holds a run that something can be done with: to go on with it, or to read its weights. */
@@ -369,8 +369,9 @@ export async function expectCheckpoint(run: string): Promise<void> {
 
 async function readState(run: string): Promise<SavedState> {
   await expectCheckpoint(run);
-  const path = await checkpointFile(run, "training.json");
-  const state = await readJson(path) as SavedState;
+  const [path, state] = await readNewest(run, "training.json", async (path) => {
+    return [path, await readJson(path) as SavedState] as const;
+  });
   expectFields(state, STATE, path, COPY);
   expectSeal(state, path, COPY);
   const { optimizer } = state;
