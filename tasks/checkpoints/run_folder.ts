@@ -12,7 +12,7 @@ import { isRecord, shown } from "../../models/formats/untrusted.ts";
 import { transpose } from "../../models/names.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import type { StateMemory } from "../../ops/mod.ts";
-import { openCheckpoint, readNewest, saveCheckpoint } from "./save.ts";
+import { finishCommit, openCheckpoint, readNewest, saveCheckpoint } from "./save.ts";
 import { writeTensors } from "./tensors.ts";
 import { exists, expectFile, onDisk, writeFile } from "../files/write.ts";
 import { anything, type Check, expectFields, fields, whole } from "../files/fields.ts";
@@ -120,6 +120,8 @@ export async function takeRun(
   try {
     for (const name of RUN_FILES) await expectFile(join(run, name));
     for (const name of RUN_FOLDERS) await expectFolder(join(run, name));
+    // What one that was killed has committed, and not yet moved into place.
+    await onDisk(run, () => finishCommit(run));
     // All but the metrics are replaced, not added to.
     const metrics = join(run, "metrics.jsonl");
     if (await exists(metrics)) {

@@ -244,8 +244,8 @@ export async function openCheckpoint(folder: string, names: readonly string[]): 
   }
 }
 
-/** Step 3 of the protocol; does nothing when there is nothing to finish. */
-async function finishCommit(folder: string): Promise<void> {
+/** Step 3 of the protocol, for one who may write; does nothing when there is nothing to finish. */
+export async function finishCommit(folder: string): Promise<void> {
   const committed = join(folder, COMMITTED);
   const names = await readdir(committed).catch((error) => {
     if (error.code === "ENOENT") return undefined;
