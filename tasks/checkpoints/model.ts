@@ -125,16 +125,15 @@ export interface RunModel {
   allowNonfinite?: boolean;
 }
 
+const NO_RUN = "expected the folder of a run, but there is no config.json in it";
+
 /**
  * Reads what a run folder says about its model: config and tokenizer.
  *
  * @throws {UserError} if the folder holds no run, one without a checkpoint, or one whose config is broken
  */
 export async function readRunModel(run: string): Promise<RunModel> {
-  const contents = await readConfig(
-    run,
-    "expected the folder of a run, but there is no config.json in it",
-  );
+  const contents = await readConfig(run, NO_RUN);
   const path = join(run, "config.json");
   if (isReleased(contents)) {
     throw new UserError(
@@ -537,7 +536,9 @@ export function shortName(source: string): string {
  * @throws {UserError} if there are several finetuning runs to choose from
  */
 export async function finetunedRun(run: string, pretrained: boolean): Promise<string> {
-  if (pretrained || (await readRunModel(run)).finetuned) return run;
+  if (pretrained) return run;
+  const own = await readConfig(run, NO_RUN);
+  if (isRecord(own) && own.kind === "finetune") return run;
   const inside: string[] = [];
   for (const entry of await readdir(run, { withFileTypes: true })) {
     const path = join(run, entry.name, "config.json");

@@ -102,7 +102,7 @@ const MAX_DEPTH = 100;
  * import assert from "node:assert/strict";
  *
  * const path = await Deno.makeTempFile({ suffix: ".parquet" });
- * const columnData = [{ name: "n", data: [3, 4], type: "INT32" }];
+ * const columnData = [{ name: "n", data: [3, 4], type: "INT32" as const }];
  * await Deno.writeFile(path, new Uint8Array(parquetWriteBuffer({ columnData })));
  * using file = await openParquet(path);
  * assert.deepEqual(file.groups, [{ first: 0, count: 2 }]);

@@ -176,6 +176,7 @@ Deno.test("an evaluation leaves a file per task and template, tables and a page;
     skipped: {},
     choices: 2,
     trained: false,
+    input_end_token: true,
   });
   assert.deepEqual(
     Object.values(results).map(({ trained }) => trained),

@@ -369,7 +369,8 @@ Deno.test("what METRO's and T0's rules drop is counted in mixture.json", async (
   };
   const [metro, tzero] = await Promise.all([of("metro"), of("tzero", join(folder, "run-tzero"))]);
 
-  const { table: _m, used: _u, ...about } = metro;
+  const { table: _m, used: _u, sha256, ...about } = metro;
+  assert.match(sha256, /^[0-9a-f]{64}$/);
   assert.deepEqual(about, {
     name: list,
     rule: "metro",
@@ -498,7 +499,7 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
   // What was there before stays, and nothing comes to it.
   const own = at("own");
   await put(join(own, "mine.txt"), "mine");
-  await fail("finetune", words(shortFlags({ out: own, data: at("field") })), /row 18/);
+  await fail("finetune", words(shortFlags({ out: own, data: at("field") })), /no field 'label'/);
   assert.deepEqual(await readdir(own), ["mine.txt"]);
 });
 
