@@ -125,7 +125,15 @@ export interface RunModel {
   allowNonfinite?: boolean;
 }
 
-const NO_RUN = "expected the folder of a run, but there is no config.json in it";
+/** The config.json of a run, which a model of the Hub is not. */
+async function readRunConfig(run: string): Promise<unknown> {
+  const contents = await readConfig(
+    run,
+    "expected the folder of a run, but there is no config.json in it",
+  );
+  if (!isReleased(contents)) return contents;
+  throw new UserError(`${run}: is no run, but a model as those on the Hub are; give it as --model`);
+}
 
 /**
  * Reads what a run folder says about its model: config and tokenizer.
@@ -133,13 +141,7 @@ const NO_RUN = "expected the folder of a run, but there is no config.json in it"
  * @throws {UserError} if the folder holds no run, one without a checkpoint, or one whose config is broken
  */
 export async function readRunModel(run: string): Promise<RunModel> {
-  const contents = await readConfig(run, NO_RUN);
-  const path = join(run, "config.json");
-  if (isReleased(contents)) {
-    throw new UserError(
-      `${run}: is no run, but a model as those on the Hub are; give it as --model`,
-    );
-  }
+  const contents = await readRunConfig(run), path = join(run, "config.json");
   await readNewest(run, "model.safetensors", async (weights) => {
     if (await exists(weights)) return;
     throw new UserError(`${run}: the run has no weights yet; finish it, or go on with --resume`);
@@ -537,7 +539,7 @@ export function shortName(source: string): string {
  */
 export async function finetunedRun(run: string, pretrained: boolean): Promise<string> {
   if (pretrained) return run;
-  const own = await readConfig(run, NO_RUN);
+  const own = await readRunConfig(run);
   if (isRecord(own) && own.kind === "finetune") return run;
   const inside: string[] = [];
   for (const entry of await readdir(run, { withFileTypes: true })) {
