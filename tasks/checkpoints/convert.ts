@@ -58,14 +58,18 @@ export async function convertModel(
     otherwise: "wait until it has ended, or choose another --out",
   });
   const model = await readModel(source, options);
-  const { config, tokenizer } = model;
+  const { config, tokenizer, inputs } = model;
   const json = publishedConfig(source, config);
   const names = foreignNames(config, "release", ["main"]);
   const ours = new Map(Array.from(names, ([name, foreign]) => [foreign.name, name]));
   await withParameters(model, ["main"], (weights, found) => {
     return wholeFolder(out, async (folder) => {
       const { pad, eos, start } = specialIds(config);
-      await writeJson(join(folder, "config.json"), json);
+      // For ourselves: others take it for a field that they do not know.
+      await writeJson(join(folder, "config.json"), {
+        ...json,
+        input_end_token: inputs.endToken,
+      });
       await writeJson(join(folder, "generation_config.json"), {
         decoder_start_token_id: start,
         eos_token_id: eos,

@@ -276,7 +276,7 @@ async function readReleased(
     preset: nearestPreset(config),
     source: "release",
     released: true,
-    inputs: inputRule({ config, tokenizer, released: true }),
+    inputs: inputRule({ config, tokenizer, released: true, said: saysEndToken(folder, json) }),
   };
 }
 
@@ -371,6 +371,15 @@ async function openModelWeights({ folder, released }: ModelFiles): Promise<Weigh
 
 /** What of a model leads to its weights. */
 export type ModelFiles = Pick<RunModel, "folder" | "config" | "released" | "allowNonfinite">;
+
+/** Whether a model that was converted here says how its inputs end. */
+function saysEndToken(folder: string, json: unknown): boolean | undefined {
+  const said = isRecord(json) ? json.input_end_token : undefined;
+  if (said === undefined || typeof said === "boolean") return said;
+  throw new UserError(
+    `${join(folder, "config.json")}: input_end_token: expected true or false, got ${shown(said)}`,
+  );
+}
 
 /**
  * Reads a model's weights into device memory.
@@ -484,7 +493,8 @@ async function loadOnto(
   options?: ModelOptions,
 ): Promise<LoadedModel> {
   const model = await readModel(source, options);
-  const { config, tokenizer, finetuned, released } = model;
+  const { config, tokenizer, finetuned, released, inputs } = model;
+  const { inputEndToken: wanted = "auto" } = options ?? {};
   // No memory is taken by the sizes in config.json before the weights are seen to have them.
   const parameters = await withParameters(model, ["main"], async (weights, found) => {
     const memory = new StateMemory(device, parameterShapes(config, ["main"]), "parameters");
@@ -507,7 +517,10 @@ async function loadOnto(
     maxSource: Math.min(finetuned?.sourceLength ?? 512, positions),
     maxTarget: Math.min(finetuned?.targetLength ?? 256, positions),
     name: source,
-    inputs: inputRule(model, options?.inputEndToken),
+    inputs: {
+      ...inputs,
+      ...(wanted !== "auto" && { endToken: wanted === "yes" }),
+    },
     trainedOn: finetuned?.datasets ?? [],
     allowNonfinite: options?.allowNonfinite,
     destroy: () => parameters.destroy(),

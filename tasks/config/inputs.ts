@@ -40,6 +40,8 @@ export interface InputOrigin {
   released: boolean;
   /** What a finetuning run's config says; those of older versions say nothing, and had an end token. */
   finetuned?: { inputEndToken?: InputEndToken };
+  /** What the config.json of a converted model says: whether inputs have an end token. */
+  said?: boolean;
 }
 
 /**
@@ -64,7 +66,7 @@ export interface InputOrigin {
  * ```
  */
 export function inputRule(
-  { config, tokenizer, released, finetuned }: InputOrigin,
+  { config, tokenizer, released, finetuned, said }: InputOrigin,
   choice: InputEndToken = "auto",
 ): InputRule {
   const { bos, sentinels } = tokenizer, t5 = isT5(config);
@@ -73,7 +75,7 @@ export function inputRule(
     ? finetuned.inputEndToken !== "no"
     : !(released && t5) || bos !== undefined;
   return {
-    endToken: choice === "auto" ? family : choice === "yes",
+    endToken: choice === "auto" ? said ?? family : choice === "yes",
     singleSpaces: !t5 || sentinels > 0,
   };
 }
