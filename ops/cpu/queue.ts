@@ -41,6 +41,8 @@ export class Queue {
   /** The calling thread's, where no memory can be shared. */
   readonly #executor?: Executor;
   readonly #idle: number;
+  /** How often each thread was started again. */
+  readonly #starts: number[] = [];
   readonly #nameOf: (kernel: number) => string;
   /** Where host data goes next in the staging area. */
   #staged = 0;
@@ -135,7 +137,9 @@ export class Queue {
         this.#fail(event.message);
         event.preventDefault();
       };
-      const start: ThreadStart = { state: this.state, id, idle: this.#idle };
+      const starts = this.#starts[id] = (this.#starts[id] ?? -1) + 1;
+      const idle = idleTime(this.#idle, starts);
+      const start: ThreadStart = { state: this.state, id, idle };
       thread.postMessage(start);
     }
   }
@@ -254,6 +258,21 @@ export class Queue {
     if (this.#executor || this.#allGone()) return;
     this.submit(COMMAND.end);
   }
+}
+
+/** As often the time is doubled at most: from a second to half a minute. */
+const MOST_DOUBLINGS = 5;
+
+/**
+ * How long a thread stays without work: longer each time that it was started again. A rank that waits for
+ * others longer than its threads stay, on a busy machine, would start them anew every time; that takes so
+ * long that the others' threads end meanwhile, and so on.
+ *
+ * @param idle milliseconds, the first time
+ * @param starts how often it was started before
+ */
+export function idleTime(idle: number, starts: number): number {
+  return idle * 2 ** Math.min(starts, MOST_DOUBLINGS);
 }
 
 /** Word of the control block that says whether a thread is gone. */

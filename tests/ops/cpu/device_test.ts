@@ -6,6 +6,7 @@ import process from "node:process";
 import { type CpuDevice, type CpuOptions, openCpuDevice } from "../../../ops/cpu/device.ts";
 import { i32, v } from "../../../ops/cpu/assembler.ts";
 import type { CpuLaunch } from "../../../ops/cpu/kernel.ts";
+import { idleTime } from "../../../ops/cpu/queue.ts";
 import {
   add,
   attention,
@@ -140,6 +141,12 @@ Deno.test("threads without work end, and start again where they were", async () 
   }
   assert.equal((await memory.read("x"))[5], 6);
   device.destroy();
+});
+
+Deno.test("threads that are started again and again stay longer each time, up to half a minute", () => {
+  assert.deepEqual([0, 1, 2, 5, 6, 99].map((starts) => idleTime(1000, starts)), [
+    ...[1000, 2000, 4000, 32_000, 32_000, 32_000],
+  ]);
 });
 
 Deno.test("a process that forgets to destroy its device ends all the same", () => {
