@@ -140,7 +140,8 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
   const { run } = job, { group, output, interrupted, leads, say, openDevice } = rankOf(job);
 
   // Settings: those of the checkpoint, or the preset's with the user's.
-  if (!job.resume) resolvePretrain(job.given, corpusOf(job)); // a mistake in them needs no folder
+  // A mistake in them needs no folder.
+  if (!job.resume) partsPerMicroBatch(resolvePretrain(job.given, corpusOf(job)), group.size);
   if (job.resume === true && leads) await savedConfig(job);
   using _held = await first(group, "taking the run's folder", () => takeRun(run, "pretrain", job));
   const resume = job.resume === "requeue"

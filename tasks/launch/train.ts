@@ -65,8 +65,7 @@ export async function train<R extends Recipe>(
     const place = { openDevice: () => openFirst(placement), cpu: cpuRoom(placement) };
     return await run(recipe, settings, { ...place, interrupted, output });
   }
-  const named = { ...settings, job: crypto.randomUUID() };
-  const args = { recipe, settings: named, placement };
+  const args = { recipe, settings, placement };
   return await trainByWorkers<SettingsOf<R>, ResultOf<R>>(args, options);
 }
 
@@ -95,10 +94,12 @@ export async function trainByWorkers<Settings extends { resume?: Resume }, Resul
   options: WorkerOptions,
   module: URL = new URL("./train_rank.ts", import.meta.url),
 ): Promise<Result> {
+  // A start after a failure keeps the folder that the one before may still hold.
+  const settings = { ...args.settings, job: crypto.randomUUID() };
   return await runWorkers<TrainArgs<Settings>, Result>({
     ...options,
     module,
-    args,
+    args: { ...args, settings },
     size: args.placement.environment.length,
     retry: (args) => ({ ...args, settings: { ...args.settings, resume: "requeue" } }),
   });
