@@ -141,7 +141,7 @@ export async function pretrain(job: PretrainJob): Promise<MetricRecord[]> {
 
   // Settings: those of the checkpoint, or the preset's with the user's.
   // A mistake in them needs no folder.
-  if (!job.resume) partsPerMicroBatch(resolvePretrain(job.given, corpusOf(job)), group.size);
+  if (!job.resume) partsPerMicroBatch(newConfig(job), group.size);
   if (job.resume === true && leads) await savedConfig(job);
   using _held = await first(group, "taking the run's folder", () => takeRun(run, "pretrain", job));
   const resume = job.resume === "requeue"

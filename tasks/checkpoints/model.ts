@@ -40,7 +40,13 @@ import {
 } from "./parameters.ts";
 import { defaults, validate } from "../command/options.ts";
 import type { FinetunedModel } from "../config/finetune.ts";
-import { INPUT_FLAGS, type InputEndToken, type InputRule, inputRule } from "../config/inputs.ts";
+import {
+  chosenRule,
+  INPUT_FLAGS,
+  type InputEndToken,
+  type InputRule,
+  inputRule,
+} from "../config/inputs.ts";
 import { modelConfig, PRETRAIN_CONFIG, type PretrainConfig } from "../config/pretrain.ts";
 import { expectMarks } from "./own_files.ts";
 import { readConfig, savedConfig } from "./run_folder.ts";
@@ -494,7 +500,6 @@ async function loadOnto(
 ): Promise<LoadedModel> {
   const model = await readModel(source, options);
   const { config, tokenizer, finetuned, released, inputs } = model;
-  const { inputEndToken: wanted = "auto" } = options ?? {};
   // No memory is taken by the sizes in config.json before the weights are seen to have them.
   const parameters = await withParameters(model, ["main"], async (weights, found) => {
     const memory = new StateMemory(device, parameterShapes(config, ["main"]), "parameters");
@@ -517,10 +522,7 @@ async function loadOnto(
     maxSource: Math.min(finetuned?.sourceLength ?? 512, positions),
     maxTarget: Math.min(finetuned?.targetLength ?? 256, positions),
     name: source,
-    inputs: {
-      ...inputs,
-      ...(wanted !== "auto" && { endToken: wanted === "yes" }),
-    },
+    inputs: chosenRule(inputs, options?.inputEndToken),
     trainedOn: finetuned?.datasets ?? [],
     allowNonfinite: options?.allowNonfinite,
     destroy: () => parameters.destroy(),

@@ -355,6 +355,7 @@ interface SavedState {
 const COPY = "put back a copy of the file, or start a new run";
 
 const STATE = fields({ update: whole() }, { config: fields({}), optimizer: anything });
+
 /**
  * Refuses to go on where there is nothing to go on from.
  *

@@ -44,30 +44,32 @@ export interface InputOrigin {
   said?: boolean;
 }
 
+/** The rule, if the user does not want another end. */
+export function chosenRule(rule: InputRule, choice: InputEndToken = "auto"): InputRule {
+  return choice === "auto" ? rule : { ...rule, endToken: choice === "yes" };
+}
+
 /**
- * How a model's inputs are made.
+ * How a model's inputs are made, as far as nobody says otherwise.
  *
  * T0's code gives T5's checkpoints inputs without an end token; METRO's code gives its models one, and so
  * do this toolkit's own runs, whatever they learn. METRO's data preparation makes all white space single,
  * and the vocabularies made here, which have sentinels, learned from such text; T5's tokenizer sees text
  * as it is.
  *
- * @param choice what the user said
- *
  * @example
  * ```ts
- * import { inputRule } from "./inputs.ts";
+ * import { chosenRule, inputRule } from "./inputs.ts";
  * import { preset } from "../../models/mod.ts";
  * import assert from "node:assert/strict";
  *
  * const metro = { config: preset("base").model, tokenizer: { bos: 0, sentinels: 512 } };
  * assert.deepEqual(inputRule({ ...metro, released: true }), { endToken: true, singleSpaces: true });
- * assert.equal(inputRule({ ...metro, released: true }, "no").endToken, false);
+ * assert.equal(chosenRule(inputRule({ ...metro, released: true }), "no").endToken, false);
  * ```
  */
 export function inputRule(
   { config, tokenizer, released, finetuned, said }: InputOrigin,
-  choice: InputEndToken = "auto",
 ): InputRule {
   const { bos, sentinels } = tokenizer, t5 = isT5(config);
   // A T5 with `<s>` in its vocabulary is one that puts `<s>` and `</s>` around its inputs.
@@ -75,7 +77,7 @@ export function inputRule(
     ? finetuned.inputEndToken !== "no"
     : !(released && t5) || bos !== undefined;
   return {
-    endToken: choice === "auto" ? said ?? family : choice === "yes",
+    endToken: said ?? family,
     singleSpaces: !t5 || sentinels > 0,
   };
 }

@@ -34,18 +34,9 @@ export function ofIntegers(
 
 /** The result is exact if it is safe. */
 function ofSmall(symbol: Operator, a: number, b: number): number {
-  switch (symbol) {
-    case "+":
-      return a + b;
-    case "-":
-      return a - b;
-    case "*":
-      return a * b;
-    case "%":
-      return sameSign(a % notZero(b), b);
-  }
+  if (symbol !== "%" && symbol !== "//") return ofFloats(symbol, a, b);
   const rest = sameSign(a % notZero(b), b);
-  return (a - rest) / b;
+  return symbol === "%" ? rest : (a - rest) / b;
 }
 
 function sameSign(rest: number, divisor: number): number {

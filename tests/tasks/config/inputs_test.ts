@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { preset } from "../../../models/mod.ts";
 import { resolveFinetune } from "../../../tasks/config/finetune.ts";
-import { type InputOrigin, inputRule } from "../../../tasks/config/inputs.ts";
+import { chosenRule, type InputOrigin, inputRule } from "../../../tasks/config/inputs.ts";
 import { T5 } from "../small_checkpoint.ts";
 
 const METRO = preset("tiny").model;
@@ -30,7 +30,7 @@ Deno.test("inputs: each family as its reference code has it", () => {
   for (const [origin, endToken, singleSpaces] of cases) {
     assert.deepEqual(inputRule(origin), { endToken, singleSpaces }, JSON.stringify(origin));
     for (const choice of ["yes", "no"] as const) {
-      assert.equal(inputRule(origin, choice).endToken, choice === "yes");
+      assert.equal(chosenRule(inputRule(origin), choice).endToken, choice === "yes");
     }
   }
 });
