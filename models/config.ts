@@ -34,7 +34,7 @@ export const LM_HEADS = ["linear", "roberta"] as const;
 export const FEED_FORWARDS = ["relu", "gated-gelu"] as const;
 
 /** Relative tables of the T5 family: one per stack, or one per layer. */
-export const RELATIVE_TABLES = ["stack", "layer"] as const;
+const RELATIVE_TABLES = ["stack", "layer"] as const;
 
 /**
  * Sizes far above those of any model: a config that asks for more is wrong, and is refused before

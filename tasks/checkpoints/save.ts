@@ -161,16 +161,8 @@ async function removeStale(folder: string, stale: (name: string) => boolean): Pr
 /**
  * Where the newest version of a checkpoint's file is; nothing is moved. A file that does not exist
  * gets the path where it would be.
- *
- * @example
- * ```ts
- * import { checkpointFile } from "./save.ts";
- * import assert from "node:assert/strict";
- *
- * assert.match(await checkpointFile("run", "model.safetensors"), /^run.model\.safetensors$/);
- * ```
  */
-export async function checkpointFile(folder: string, name: string): Promise<string> {
+async function checkpointFile(folder: string, name: string): Promise<string> {
   const committed = join(folder, COMMITTED, name);
   // Not access(), for which Deno wants to know the user's number.
   return await stat(committed).then(() => committed, () => join(folder, name));

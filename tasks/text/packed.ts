@@ -102,7 +102,7 @@ export function partFiles(dir: string, part: PartName): { tokens: string; index:
 }
 
 /** Bytes of an entry of an index. */
-export const ENTRY_BYTES = 12;
+const ENTRY_BYTES = 12;
 
 /** What to do about a corpus that is not as it was packed. */
 const AGAIN = "delete the folder to have it packed again";

@@ -78,7 +78,7 @@ function byteIds(text: string, vocabulary: Vocabulary): number[] | undefined {
 }
 
 /** How vocabularies write a byte that stands for itself. */
-export function byteName(byte: number): string {
+function byteName(byte: number): string {
   return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 }
 
