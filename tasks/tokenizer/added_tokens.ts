@@ -8,7 +8,7 @@ import { shown } from "../../models/formats/untrusted.ts";
 import { UserError } from "../../ops/graph/errors.ts";
 import { literalPattern } from "./byte_level.ts";
 import type { AddedToken } from "./tokenizer.ts";
-import { isSpace } from "./characters.ts";
+import { isSpace, WORD_CHARACTERS } from "./characters.ts";
 import type { Normalize } from "./normalizers.ts";
 
 /** A stretch of a text: an added token, or text around them. */
@@ -48,7 +48,7 @@ class TokenSet {
   }
 }
 
-const WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
+const WORD = new RegExp(`[${WORD_CHARACTERS}]`, "u");
 
 function isWordAt(text: string, at: number): boolean {
   return at < text.length && WORD.test(String.fromCodePoint(text.codePointAt(at)!));

@@ -4,6 +4,9 @@
  * @module
  */
 
+/** What Rust's `\w` matches, to be put into the brackets of an expression. */
+export const WORD_CHARACTERS = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
+
 const SPACE = /\p{White_Space}/u;
 /** ASCII that is neither letter, digit, space nor control, and Unicode's punctuation. */
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}]/u;

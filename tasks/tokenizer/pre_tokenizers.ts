@@ -4,7 +4,7 @@
  * @module
  */
 import { WORD } from "./byte_level.ts";
-import { isNumeric, isPunctuation, isSpace } from "./characters.ts";
+import { isNumeric, isPunctuation, isSpace, WORD_CHARACTERS } from "./characters.ts";
 import { bytesWritten } from "./normalizers.ts";
 import { matcher, type Matches } from "./patterns.ts";
 import type { Steps } from "./regex.ts";
@@ -107,11 +107,16 @@ const KINDS: Readonly<Record<string, (section: Section, steps: Steps) => PreToke
   WhitespaceSplit: () => splitter(each(isSpace), "Removed"),
 };
 
+const WORD_OR_SYMBOLS = new RegExp(
+  `[${WORD_CHARACTERS}]+|[^${WORD_CHARACTERS}\\p{White_Space}]+`,
+  "gu",
+);
+
 /** Words, and runs of what is neither word nor white space. */
 function wordsAndSymbols(text: string): [number, number][] {
-  const word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
-  const found = text.matchAll(new RegExp(`[${word}]+|[^${word}\\p{White_Space}]+`, "gu"));
-  return [...found].map(({ 0: match, index }) => [index, index + match.length]);
+  return [...text.matchAll(WORD_OR_SYMBOLS)].map((
+    { 0: match, index },
+  ) => [index, index + match.length]);
 }
 
 /** Every character of a kind by itself. */
