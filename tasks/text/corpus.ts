@@ -32,16 +32,7 @@ export interface ReadOptions {
 }
 
 /** One file of a corpus, as {@link listCorpus} found it. */
-export interface CorpusFile {
-  /** Path, relative if the request was. */
-  path: string;
-  /** Bytes. */
-  size: number;
-  /** Last modification, milliseconds since 1970. */
-  modified: number;
-  /** Last change of contents, name or rights, which no program can set. */
-  changed: number;
-}
+export type CorpusFile = ReturnType<typeof listCorpus>[number];
 
 const SUPPORTED = [".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"];
 const MAX_DOCUMENT = 1_000_000;
@@ -51,6 +42,8 @@ const MAX_DOCUMENT = 1_000_000;
  * links and spellings lead to it. In folders and globs, files of other kinds are skipped.
  *
  * @param paths files, folders (searched to the bottom) or globs with `*`, `**`, `?`, `{a,b}`, `[ab]`
+ * @returns of each its path, relative if the request was, and what tells that it has been touched: bytes, last
+ *   modification, and last change of contents, name or rights, in milliseconds since 1970
  * @throws {UserError} if a path is missing, matches nothing, or names a file of an unknown kind
  *
  * @example
@@ -62,7 +55,9 @@ const MAX_DOCUMENT = 1_000_000;
  * assert.equal(files.filter(({ path }) => path === "data/corpus/answers_1.txt").length, 1);
  * ```
  */
-export function listCorpus(paths: string[]): CorpusFile[] {
+export function listCorpus(
+  paths: string[],
+): { path: string; size: number; modified: number; changed: number }[] {
   if (paths.length === 0) throw new UserError("no corpus given: name at least one file or folder");
   const files = new Map<string, CorpusFile>();
   for (const path of paths) {
