@@ -441,6 +441,12 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
     await put(at(name, "notes/templates.yaml"), text);
     return { templates: at(name) };
   };
+  const many = notes(120, 300);
+  const late = {
+    name: "late",
+    jinja: "{{ text.lower() }} ||| {{ answer_choices[label] }}",
+    choices: "bad ||| good",
+  };
   const bare = at("bare");
   await mkdir(bare, { recursive: true });
   for (const file of ["config.json", "tokenizer.json"]) {
@@ -465,6 +471,14 @@ Deno.test("bad input gets one line and leaves nothing behind", async () => {
     [
       await rowsAt("field", "train.jsonl", jsonLines(TRAIN.map(lacking))),
       /notes train, row \d+: no field 'label', which template '.*' reads; the row has text, stars/,
+    ],
+    [
+      {
+        // Beyond the rows that the table looks at.
+        ...await rowsAt("late", "train.jsonl", jsonLines([...many, { ...many[0], text: null }])),
+        ...await templatesAt("late-templates", templatesFile([late])),
+      },
+      /notes train, row 120, template 'late': 'NoneType' object has no attribute 'lower'/,
     ],
     [await rowsAt("json", "train.jsonl", '{"text": "a"}\n{"text": \n'), /train\.jsonl:2: not JSON/],
     [

@@ -31,9 +31,9 @@ async function pretrain(changes: Flags): Promise<string> {
   return run;
 }
 
-gpuTest("12 updates have the losses that the processor computes", async () => {
+gpuTest("30 updates have the losses that the processor computes", async () => {
   const few = { "static-lengths": "1", "held-out": "0" }; // programs take long to compile
-  const of = (adapter: string) => pretrain({ ...few, adapter, updates: "12", "log-every": "1" });
+  const of = (adapter: string) => pretrain({ ...few, adapter, updates: "30", "log-every": "1" });
   run = await of("software");
   const [here, there] = await Promise.all([of("cpu").then(recordsOf), recordsOf(run)]);
   assert.equal(here.length, there.length);
@@ -50,7 +50,7 @@ gpuTest("a run goes on where it was not begun, and says so", async () => {
   const resumed = (adapter: string) =>
     succeed("pretrain", ["--run", run, "--resume", "--adapter", adapter]);
   const { err } = await resumed("cpu");
-  assert.match(err, /Resumed at update 12 of 12\.\nIt was saved on .+; on CPU, .* numbers differ/);
+  assert.match(err, /Resumed at update 30 of 30\.\nIt was saved on .+; on CPU, .* numbers differ/);
   assert.doesNotMatch((await resumed("software")).err, /numbers differ/);
 }, LONG);
 

@@ -22,7 +22,7 @@ import { modelBytes } from "../tokenizer/sentencepiece_bytes.ts";
 import { METRO, metroTokenizer, T5, t5Tokenizer } from "../small_checkpoint.ts";
 
 /** Mutations of each kind; more by hand. */
-const MANY = Number(Deno.env.get("METRO_MUTATIONS") ?? 2000);
+const MANY = Number(Deno.env.get("METRO_MUTATIONS") ?? 5000);
 
 let scratch: string;
 Deno.test.beforeAll(async () => {
